@@ -1,0 +1,102 @@
+//! A request's arguments as spans over the buffer that they arrived in.
+//!
+//! Nothing is copied: a [`Span`] is a place and a length. The one exception is an argument longer than
+//! [`crate::limits::SHARED_BYTES_MIN`], which arrives as a refcounted [`Bytes`] of its own, so that it can travel to
+//! another shard and into the store without a copy. Its span names the place in a table of such values.
+
+use bytes::Bytes;
+
+/// One argument: a byte range of a buffer, or the index of a [`Bytes`] in a table beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    start: u32,
+    len: u32,
+}
+
+impl Span {
+    /// The length that marks an index into the shared table. No range is that long: a request buffer is bounded well
+    /// below 4 GiB (`client-query-buffer-limit`).
+    const SHARED: u32 = u32::MAX;
+
+    /// `buffer[start..start + len]`.
+    #[inline]
+    pub fn range(start: usize, len: usize) -> Span {
+        debug_assert!(start <= u32::MAX as usize && len < Span::SHARED as usize);
+        Span { start: start as u32, len: len as u32 }
+    }
+
+    /// Entry `index` of the shared table.
+    #[inline]
+    pub fn shared(index: usize) -> Span {
+        debug_assert!(index <= u32::MAX as usize);
+        Span { start: index as u32, len: Span::SHARED }
+    }
+
+    /// The index into the shared table, if this argument is there.
+    #[inline]
+    pub fn shared_index(self) -> Option<usize> {
+        (self.len == Span::SHARED).then_some(self.start as usize)
+    }
+
+    /// The start in the buffer of an argument that lies there.
+    #[inline]
+    pub fn start(self) -> usize {
+        debug_assert!(self.len != Span::SHARED);
+        self.start as usize
+    }
+}
+
+/// The arguments of one request, the command's name first.
+#[derive(Clone, Copy, Debug)]
+pub struct Args<'a> {
+    buffer: &'a [u8],
+    spans: &'a [Span],
+    shared: &'a [Bytes],
+}
+
+impl<'a> Args<'a> {
+    /// Arguments whose spans index `buffer` and `shared`.
+    #[inline]
+    pub fn new(buffer: &'a [u8], spans: &'a [Span], shared: &'a [Bytes]) -> Args<'a> {
+        Args { buffer, spans, shared }
+    }
+
+    /// How many arguments, the command's name included.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether there are none at all; a parsed request always has one.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Argument `index`; 0 is the command's name. Panics past the end: arity was checked before.
+    #[inline]
+    pub fn get(&self, index: usize) -> &'a [u8] {
+        self.bytes_of(self.spans[index])
+    }
+
+    /// The refcounted value of argument `index`, if it was long enough to travel as one.
+    #[inline]
+    pub fn get_shared(&self, index: usize) -> Option<&'a Bytes> {
+        self.spans[index].shared_index().map(|at| &self.shared[at])
+    }
+
+    /// The arguments from `index` on.
+    #[inline]
+    pub fn iter_from(&self, index: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
+        let args = *self;
+        self.spans[index.min(self.spans.len())..].iter().map(move |&span| args.bytes_of(span))
+    }
+
+    #[inline]
+    fn bytes_of(&self, span: Span) -> &'a [u8] {
+        if span.len == Span::SHARED {
+            return &self.shared[span.start as usize];
+        }
+        let start = span.start as usize;
+        &self.buffer[start..start + span.len as usize]
+    }
+}
