@@ -38,6 +38,13 @@ impl Span {
         (self.len == Span::SHARED).then_some(self.start as usize)
     }
 
+    /// The byte range in the buffer of an argument that lies there.
+    #[inline]
+    pub fn buffer_range(self) -> Option<std::ops::Range<usize>> {
+        let start = self.start as usize;
+        (self.len != Span::SHARED).then(|| start..start + self.len as usize)
+    }
+
     /// The start in the buffer of an argument that lies there.
     #[inline]
     pub fn start(self) -> usize {

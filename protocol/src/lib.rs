@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+#[doc(hidden)]
+pub mod fuzz_bodies;
 pub mod limits;
 pub mod resp;
 pub mod slot;

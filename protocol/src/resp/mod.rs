@@ -4,6 +4,7 @@
 //! later the client library), [`number`] is the decimal writing and reading that all of them share.
 
 pub mod decode;
+mod inline;
 pub mod number;
 pub mod reply;
 pub mod request;

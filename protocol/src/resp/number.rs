@@ -7,19 +7,27 @@ pub fn write_decimal(out: &mut Vec<u8>, value: i64) {
         out.push(b'0' + value as u8);
         return;
     }
-    let mut digits = [0u8; 20];
+    out.extend_from_slice(format_decimal(&mut [0; 20], value));
+}
+
+/// Formats `value` in decimal into the end of `digits`.
+#[inline]
+pub fn format_decimal(digits: &mut [u8; 20], value: i64) -> &[u8] {
     let mut at = digits.len();
     let mut rest = value.unsigned_abs();
-    while rest > 0 {
+    loop {
         at -= 1;
         digits[at] = b'0' + (rest % 10) as u8;
         rest /= 10;
+        if rest == 0 {
+            break;
+        }
     }
     if value < 0 {
         at -= 1;
         digits[at] = b'-';
     }
-    out.extend_from_slice(&digits[at..]);
+    &digits[at..]
 }
 
 /// Reads a whole signed decimal as Redis's `string2ll` does: an optional `-`, no `+`, no spaces, no leading zeros, no
@@ -46,11 +54,7 @@ pub fn read_decimal(text: &[u8]) -> Option<i64> {
         // At most 19 digits: below 10^19, which fits in 64 bits.
         value = value * 10 + digit as u64;
     }
-    if negative {
-        (value <= 1 << 63).then(|| (value as i64).wrapping_neg())
-    } else {
-        i64::try_from(value).ok()
-    }
+    if negative { (value <= 1 << 63).then(|| (value as i64).wrapping_neg()) } else { i64::try_from(value).ok() }
 }
 
 #[cfg(test)]

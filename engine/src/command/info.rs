@@ -1,0 +1,291 @@
+//! INFO: every shard gives its counters, the client's shard adds them up and writes the text.
+
+use std::fmt::Write;
+
+use torc_protocol::resp::reply::ReplyWriter;
+
+use super::{Call, Command, Handler, Merge, NO_KEYS, Outcome, Owner, Result, Route, Row, flag};
+use crate::config::Config;
+use crate::machine::MachineFacts;
+use crate::stats::Stats;
+
+/// The version of Redis whose behaviour is promised; clients switch features on by it.
+pub const REDIS_VERSION: &str = "7.2.4";
+/// Torc's own version.
+pub const TORC_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub(super) const ROWS: &[Row] = &[Row {
+    name: "info",
+    arity: -1,
+    flags: flag::LOADING | flag::STALE | flag::DANGEROUS,
+    keys: NO_KEYS,
+    route: Route::All(Merge::Info),
+    handler: Handler::Shard(counters),
+    group: "server",
+    summary: "Returns information and statistics about the server.",
+    complexity: "O(1)",
+    since: "1.0.0",
+    subcommands: &[],
+}];
+
+/// This shard's counters, for the merge.
+fn counters(_: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
+    reply.bulk(&owner.stats.encode());
+    Ok(Outcome::Done)
+}
+
+type Section = fn(&mut String, &Source<'_>) -> std::fmt::Result;
+
+/// What the sections are written from.
+struct Source<'a> {
+    stats: &'a Stats,
+    facts: &'a MachineFacts,
+    config: &'a Config,
+}
+
+/// The sections in Redis's order; the flag says whether INFO without arguments shows it.
+const SECTIONS: &[(&str, bool, Section)] = &[
+    ("server", true, server),
+    ("clients", true, clients),
+    ("memory", true, memory),
+    ("persistence", true, persistence),
+    ("stats", true, stats),
+    ("replication", true, replication),
+    ("cpu", true, cpu),
+    ("modules", true, modules),
+    ("commandstats", false, commandstats),
+    ("errorstats", true, errorstats),
+    ("cluster", true, cluster),
+    ("keyspace", true, keyspace),
+    ("torc", true, torc),
+];
+
+/// The text of INFO for the sections asked for (none: the default ones).
+pub(crate) fn format_info(wanted: &[Vec<u8>], stats: &Stats, facts: &MachineFacts, config: &Config) -> String {
+    let source = Source { stats, facts, config };
+    let asked = |name: &str| wanted.iter().any(|word| word.eq_ignore_ascii_case(name.as_bytes()));
+    let everything = asked("all") || asked("everything");
+    let defaults = wanted.is_empty() || asked("default");
+    let mut text = String::new();
+    for (name, default, write) in SECTIONS {
+        if everything || defaults && *default || asked(name) {
+            if !text.is_empty() {
+                text.push_str("\r\n");
+            }
+            write(&mut text, &source).expect("writing to a String does not fail");
+        }
+    }
+    text
+}
+
+/// Writes `name:value` lines.
+macro_rules! lines {
+    ($text:expr, $title:literal, $($name:literal: $value:expr),* $(,)?) => {{
+        write!($text, concat!("# ", $title, "\r\n"))?;
+        $(write!($text, concat!($name, ":{}\r\n"), $value)?;)*
+        Ok(())
+    }};
+}
+
+fn server(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
+    let facts = source.facts;
+    lines!(text, "Server",
+        "redis_version": REDIS_VERSION,
+        "torc_version": TORC_VERSION,
+        "redis_git_sha1": "00000000",
+        "redis_git_dirty": 0,
+        "redis_build_id": "0",
+        "redis_mode": "standalone",
+        "os": facts.os,
+        "arch_bits": usize::BITS,
+        "monotonic_clock": "POSIX clock_gettime",
+        "multiplexing_api": "io_uring",
+        "process_id": facts.process_id,
+        "process_supervised": "no",
+        "run_id": facts.run_id,
+        "tcp_port": source.config.port,
+        "uptime_in_seconds": facts.uptime_s,
+        "uptime_in_days": facts.uptime_s / 86_400,
+        "hz": source.config.hz,
+        "configured_hz": source.config.hz,
+        "executable": facts.executable,
+        "config_file": facts.config_file,
+        "io_threads_active": 0,
+    )
+}
+
+fn clients(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
+    lines!(text, "Clients",
+        "connected_clients": source.stats.counters.connected_clients,
+        "cluster_connections": 0,
+        "maxclients": source.config.maxclients,
+        "client_recent_max_input_buffer": 0,
+        "client_recent_max_output_buffer": 0,
+        "blocked_clients": 0,
+        "tracking_clients": 0,
+        "clients_in_timeout_table": 0,
+    )
+}
+
+fn memory(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
+    let counters = &source.stats.counters;
+    let used = counters.dataset_bytes + counters.client_buffer_bytes;
+    let rss = source.facts.rss_bytes;
+    lines!(text, "Memory",
+        "used_memory": used,
+        "used_memory_human": human(used),
+        "used_memory_rss": rss,
+        "used_memory_rss_human": human(rss),
+        "used_memory_dataset": counters.dataset_bytes,
+        "total_system_memory": source.facts.system_memory_bytes,
+        "total_system_memory_human": human(source.facts.system_memory_bytes),
+        "used_memory_lua": 0,
+        "maxmemory": 0,
+        "maxmemory_human": human(0),
+        "maxmemory_policy": "noeviction",
+        "mem_fragmentation_ratio": format_args!("{:.2}", if used == 0 { 0.0 } else { rss as f64 / used as f64 }),
+        "mem_clients_normal": counters.client_buffer_bytes,
+        "mem_allocator": source.facts.allocator,
+        "lazyfree_pending_objects": 0,
+    )
+}
+
+/// Bytes as Redis abbreviates them.
+fn human(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["K", "M", "G", "T"];
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{bytes}B") } else { format!("{value:.2}{unit}") }
+}
+
+fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
+    lines!(text, "Persistence",
+        "loading": 0,
+        "async_loading": 0,
+        "rdb_changes_since_last_save": source.stats.counters.changes,
+        "rdb_bgsave_in_progress": 0,
+        "rdb_last_bgsave_status": "ok",
+        "aof_enabled": 0,
+        "aof_rewrite_in_progress": 0,
+        "aof_last_bgrewrite_status": "ok",
+        "aof_last_write_status": "ok",
+    )
+}
+
+fn stats(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
+    let counters = &source.stats.counters;
+    lines!(text, "Stats",
+        "total_connections_received": counters.total_connections_received,
+        "total_commands_processed": counters.total_commands_processed,
+        "total_net_input_bytes": counters.total_net_input_bytes,
+        "total_net_output_bytes": counters.total_net_output_bytes,
+        "rejected_connections": counters.rejected_connections,
+        "sync_full": 0,
+        "sync_partial_ok": 0,
+        "sync_partial_err": 0,
+        "expired_keys": counters.expired_keys,
+        "evicted_keys": 0,
+        "evicted_clients": counters.evicted_clients,
+        "keyspace_hits": counters.keyspace_hits,
+        "keyspace_misses": counters.keyspace_misses,
+        "pubsub_channels": 0,
+        "pubsub_patterns": 0,
+        "latest_fork_usec": 0,
+        "total_forks": 0,
+        "client_output_buffer_limit_disconnections": counters.client_output_buffer_limit_disconnections,
+        "total_error_replies": counters.total_error_replies,
+    )
+}
+
+fn replication(text: &mut String, _: &Source<'_>) -> std::fmt::Result {
+    lines!(text, "Replication",
+        "role": "master",
+        "connected_slaves": 0,
+        "master_failover_state": "no-failover",
+        "master_replid": "0000000000000000000000000000000000000000",
+        "master_replid2": "0000000000000000000000000000000000000000",
+        "master_repl_offset": 0,
+        "second_repl_offset": -1,
+        "repl_backlog_active": 0,
+        "repl_backlog_size": 0,
+        "repl_backlog_first_byte_offset": 0,
+        "repl_backlog_histlen": 0,
+    )
+}
+
+fn cpu(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
+    let facts = source.facts;
+    let seconds = |micros: u64| format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    lines!(text, "CPU",
+        "used_cpu_sys": seconds(facts.cpu_system_us),
+        "used_cpu_user": seconds(facts.cpu_user_us),
+        "used_cpu_sys_children": seconds(0),
+        "used_cpu_user_children": seconds(0),
+    )
+}
+
+fn modules(text: &mut String, _: &Source<'_>) -> std::fmt::Result {
+    lines!(text, "Modules",)
+}
+
+fn commandstats(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
+    text.push_str("# Commandstats\r\n");
+    for (command, counters) in Command::all().zip(&source.stats.commands) {
+        if counters.calls + counters.rejected == 0 {
+            continue;
+        }
+        // Durations are sampled: what was timed stands for the rest.
+        let per_call = if counters.timed == 0 { 0.0 } else { counters.timed_ns as f64 / counters.timed as f64 / 1000.0 };
+        write!(
+            text,
+            "cmdstat_{}:calls={},usec={:.0},usec_per_call={per_call:.2},rejected_calls={},failed_calls={}\r\n",
+            command.row().name,
+            counters.calls,
+            per_call * counters.calls as f64,
+            counters.rejected,
+            counters.failed,
+        )?;
+    }
+    Ok(())
+}
+
+fn errorstats(text: &mut String, _: &Source<'_>) -> std::fmt::Result {
+    lines!(text, "Errorstats",)
+}
+
+fn cluster(text: &mut String, _: &Source<'_>) -> std::fmt::Result {
+    lines!(text, "Cluster", "cluster_enabled": 0)
+}
+
+fn keyspace(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
+    text.push_str("# Keyspace\r\n");
+    for (db, counters) in source.stats.databases.iter().enumerate() {
+        if counters.keys > 0 {
+            write!(text, "db{db}:keys={},expires={},avg_ttl=0\r\n", counters.keys, counters.expiring)?;
+        }
+    }
+    Ok(())
+}
+
+fn torc(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
+    let counters = &source.stats.counters;
+    write!(
+        text,
+        "# Torc\r\ntorc_shards:{}\r\ntorc_forwarded_requests:{}\r\ntorc_turns:{}\r\ntorc_linear_commands:{}\r\n",
+        source.facts.clients.len(),
+        counters.torc_forwarded_requests,
+        counters.torc_turns,
+        counters.torc_linear_commands,
+    )?;
+    for (shard, clients) in source.facts.clients.iter().enumerate() {
+        write!(text, "torc_shard{shard}_clients:{clients}\r\n")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,402 @@
+//! The command table: one row says everything that is true of a command without running it, one function runs it.
+//!
+//! COMMAND, routing, the gates, statistics and the documentation read the rows. To add a command, add a row and a
+//! function to its family's file (and a family to [`FAMILIES`]), and a test.
+//!
+//! What a function is given tells what it can do: a [`Handler::Read`] sees the store but cannot change it, a
+//! [`Handler::Write`] can, a [`Handler::Home`] sees the client's session and no keys, a [`Handler::Shard`] is executed on
+//! every shard and sees that shard's settings and counters. All arguments are parsed before the store is touched: a
+//! command that fails changes nothing.
+
+mod client;
+mod commands;
+mod config;
+mod connection;
+mod counter;
+mod error;
+mod expiry;
+mod info;
+mod keys;
+mod parse;
+mod scan;
+mod server;
+mod string;
+
+use std::collections::VecDeque;
+
+use torc_protocol::args::Args;
+use torc_protocol::resp::reply::{ReplyBuffer, ReplyWriter};
+
+pub use error::Error;
+pub(crate) use info::format_info;
+pub(crate) use scan::cursor_shard;
+pub use scan::KeysScan;
+
+use crate::config::Config;
+use crate::id::{Millis, ShardId};
+use crate::machine::Machine;
+use crate::session::Client;
+use crate::shard::Event;
+use crate::stats::Stats;
+use crate::store::Store;
+
+/// What is true of a command, apart from what it does.
+#[derive(Debug)]
+pub struct Row {
+    /// Lower case; a subcommand is `config|get`.
+    pub name: &'static str,
+    /// Number of arguments with the name; negative: at least that many.
+    pub arity: i32,
+    /// Properties, see [`flag`].
+    pub flags: u32,
+    /// Where the keys are.
+    pub keys: Keys,
+    /// Where it is executed.
+    pub route: Route,
+    pub handler: Handler,
+    pub group: &'static str,
+    pub summary: &'static str,
+    pub complexity: &'static str,
+    pub since: &'static str,
+    /// Rows of subcommands; those of a container only.
+    pub subcommands: &'static [Row],
+}
+
+/// Properties of a command, as bits.
+pub mod flag {
+    /// Changes data.
+    pub const WRITE: u32 = 1 << 0;
+    /// Reads data.
+    pub const READONLY: u32 = 1 << 1;
+    /// May use more memory: refused when there is none.
+    pub const DENYOOM: u32 = 1 << 2;
+    /// For operators.
+    pub const ADMIN: u32 = 1 << 3;
+    /// Constant or logarithmic time.
+    pub const FAST: u32 = 1 << 4;
+    /// Allowed while data is loaded.
+    pub const LOADING: u32 = 1 << 5;
+    /// Allowed on a replica with stale data.
+    pub const STALE: u32 = 1 << 6;
+    /// Allowed before login.
+    pub const NO_AUTH: u32 = 1 << 7;
+    /// Not for scripts.
+    pub const NOSCRIPT: u32 = 1 << 8;
+    /// O(N): its duration is always measured, and it counts as slow for the other commands of its shard.
+    pub const LINEAR: u32 = 1 << 9;
+    /// Dangerous for production data or availability (ACL category).
+    pub const DANGEROUS: u32 = 1 << 10;
+    /// About the connection (ACL category).
+    pub const CONNECTION: u32 = 1 << 11;
+    /// About keys whatever their type (ACL category).
+    pub const KEYSPACE: u32 = 1 << 12;
+    /// On strings (ACL category).
+    pub const STRING: u32 = 1 << 13;
+    /// Not shown in MONITOR and the slow log: carries a password.
+    pub const SKIP_MONITOR: u32 = 1 << 14;
+}
+
+/// Where a command's keys are among its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// Index of the first; 0: no keys.
+    pub first: usize,
+    /// Index of the last; negative counts from the end.
+    pub last: isize,
+    /// Distance from one key to the next.
+    pub step: usize,
+}
+
+/// No keys.
+pub const NO_KEYS: Keys = Keys { first: 0, last: 0, step: 0 };
+/// One key, right after the name.
+pub const ONE_KEY: Keys = Keys { first: 1, last: 1, step: 1 };
+/// All arguments are keys.
+pub const ALL_KEYS: Keys = Keys { first: 1, last: -1, step: 1 };
+/// Keys and values in turn.
+pub const KEYS_AND_VALUES: Keys = Keys { first: 1, last: -1, step: 2 };
+
+/// Where a command is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// On the client's own shard, at once.
+    Home,
+    /// On the shard that owns its one key.
+    Key,
+    /// On the shards that own its keys, each with its share of them.
+    Keys(Merge),
+    /// On every shard.
+    All(Merge),
+    /// On the shard that the cursor in the first argument names.
+    Cursor,
+    /// Its subcommand tells.
+    Container,
+}
+
+/// How the replies of several shards become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// Integers are added.
+    Sum,
+    /// `+OK`, if all say so.
+    Ok,
+    /// Arrays with one element per key become one in the order of the keys.
+    Interleave,
+    /// Arrays are joined.
+    Concat,
+    /// Texts are joined into one verbatim string.
+    ConcatText,
+    /// One of the keys offered, each shard's weighted by how many keys it has.
+    RandomKey,
+    /// Counters become the text of `INFO`.
+    Info,
+}
+
+/// The function that runs a command.
+#[derive(Clone, Copy, Debug)]
+pub enum Handler {
+    Home(fn(&mut Home<'_>) -> Result),
+    Read(fn(&Call<'_>, &Store, &mut ReplyWriter<'_>) -> Result),
+    Write(fn(&Call<'_>, &mut Store, &mut ReplyWriter<'_>) -> Result),
+    Shard(fn(&Call<'_>, &mut Owner<'_>, &mut ReplyWriter<'_>) -> Result),
+    /// A container without a function of its own.
+    None,
+}
+
+/// How a handler ended: the reply is written, or the command goes on later.
+#[derive(Debug)]
+pub enum Outcome {
+    Done,
+    /// Nothing was written; the command keeps its place in the order of replies and is resumed in slices.
+    Wait(Wait),
+}
+
+/// Why a command waits, with what it needs to go on.
+#[derive(Debug)]
+pub enum Wait {
+    /// KEYS goes through the keyspace in slices.
+    Keys(Box<KeysScan>),
+}
+
+/// What a handler returns. An error is written as the reply, whatever the handler wrote before is dropped.
+pub type Result = std::result::Result<Outcome, Error>;
+
+/// One command as its owner executes it.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    pub args: Args<'a>,
+    pub command: Command,
+    pub db: u8,
+    /// Hash of the key; of commands with one key only.
+    pub hash: u64,
+    pub now: Millis,
+    /// Longest string that a value may become (`proto-max-bulk-len`).
+    pub bulk_bytes_max: u64,
+}
+
+/// The shard, for the commands that are about it.
+pub struct Owner<'a> {
+    pub id: ShardId,
+    pub shards: usize,
+    pub store: &'a mut Store,
+    pub config: &'a mut Config,
+    pub stats: &'a mut Stats,
+    pub random: &'a mut dyn FnMut() -> u64,
+    /// One line per client of this shard, for CLIENT LIST.
+    pub clients: &'a dyn Fn() -> Vec<u8>,
+}
+
+/// The client's own shard, for the commands that are about the connection or the process.
+pub struct Home<'a> {
+    pub args: Args<'a>,
+    pub command: Command,
+    pub client: &'a mut Client,
+    pub reply: &'a mut ReplyBuffer,
+    pub config: &'a Config,
+    pub machine: &'a mut dyn Machine,
+    pub events: &'a mut VecDeque<Event>,
+    pub now: Millis,
+}
+
+impl Home<'_> {
+    /// A writer in the client's dialect as it is now (HELLO changes it).
+    pub fn writer(&mut self) -> ReplyWriter<'_> {
+        ReplyWriter::new(self.reply, self.client.dialect)
+    }
+
+    /// Replies `+OK`.
+    pub fn ok(&mut self) -> Result {
+        self.writer().ok();
+        Ok(Outcome::Done)
+    }
+}
+
+/// The families, in the order of COMMAND.
+const FAMILIES: &[&[Row]] = &[
+    string::ROWS,
+    counter::ROWS,
+    keys::ROWS,
+    expiry::ROWS,
+    scan::ROWS,
+    connection::ROWS,
+    client::ROWS,
+    config::ROWS,
+    info::ROWS,
+    server::ROWS,
+    commands::ROWS,
+];
+
+/// A command: its row's place in the table, which is also what travels between shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Command(u16);
+
+impl Command {
+    /// The place in the table, for tables of counters beside it.
+    #[inline]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    pub(crate) fn id(self) -> u16 {
+        self.0
+    }
+
+    pub(crate) fn from_id(id: u16) -> Command {
+        Command(id)
+    }
+
+    /// The row.
+    #[inline]
+    pub fn row(self) -> &'static Row {
+        TABLE.rows[self.0 as usize]
+    }
+
+    /// All commands, subcommands after their containers.
+    pub fn all() -> impl Iterator<Item = Command> {
+        (0..TABLE.len as u16).map(Command)
+    }
+
+    /// All commands but subcommands.
+    pub fn top_level() -> impl Iterator<Item = Command> {
+        Command::all().filter(|command| !command.row().name.contains('|'))
+    }
+
+    /// The command with a name, whatever its case; not subcommands.
+    #[inline]
+    pub fn lookup(name: &[u8]) -> Option<Command> {
+        let mut at = hash_name(name);
+        loop {
+            let id = TABLE.index[at % INDEX_LEN];
+            if id == NO_ROW {
+                return None;
+            }
+            if TABLE.rows[id as usize].name.as_bytes().eq_ignore_ascii_case(name) {
+                return Some(Command(id));
+            }
+            at += 1;
+        }
+    }
+
+    /// The subcommand with a name, whatever its case. Rows of subcommands follow their container's.
+    pub fn subcommand(self, name: &[u8]) -> Option<Command> {
+        let row = self.row();
+        let at = row.subcommands.iter().position(|sub| {
+            let sub = sub.name.as_bytes();
+            sub[row.name.len() + 1..].eq_ignore_ascii_case(name)
+        })?;
+        Some(Command(self.0 + 1 + at as u16))
+    }
+}
+
+const ROWS_MAX: usize = 512;
+const INDEX_LEN: usize = 2048;
+const NO_ROW: u16 = u16::MAX;
+
+/// The families in one array, and an open-addressed index of names into it; made by the compiler.
+struct Table {
+    rows: [&'static Row; ROWS_MAX],
+    len: usize,
+    index: [u16; INDEX_LEN],
+}
+
+static TABLE: Table = build_table();
+
+const fn build_table() -> Table {
+    let mut table = Table { rows: [&FAMILIES[0][0]; ROWS_MAX], len: 0, index: [NO_ROW; INDEX_LEN] };
+    let mut family = 0;
+    while family < FAMILIES.len() {
+        let mut at = 0;
+        while at < FAMILIES[family].len() {
+            let row = &FAMILIES[family][at];
+            let mut place = hash_name(row.name.as_bytes()) % INDEX_LEN;
+            while table.index[place] != NO_ROW {
+                place = (place + 1) % INDEX_LEN;
+            }
+            table.index[place] = table.len as u16;
+            table.rows[table.len] = row;
+            table.len += 1;
+            let mut sub = 0;
+            while sub < row.subcommands.len() {
+                table.rows[table.len] = &row.subcommands[sub];
+                table.len += 1;
+                sub += 1;
+            }
+            at += 1;
+        }
+        family += 1;
+    }
+    table
+}
+
+/// A hash of a name that does not see its case (bit 5 is set in all letters' lower case).
+#[inline]
+const fn hash_name(name: &[u8]) -> usize {
+    let mut hash = name.len() as u32;
+    let mut at = 0;
+    // No command's name is longer; a longer word needs no better hash to be found missing.
+    while at < name.len() && at < 24 {
+        hash = (hash ^ (name[at] | 0x20) as u32).wrapping_mul(0x0100_0193);
+        at += 1;
+    }
+    (hash ^ hash >> 15) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_found_by_its_name_and_is_consistent() {
+        for command in Command::top_level() {
+            let row = command.row();
+            assert_eq!(Command::lookup(row.name.to_ascii_uppercase().as_bytes()), Some(command), "{}", row.name);
+            assert_eq!(row.name, row.name.to_ascii_lowercase());
+            for sub in row.subcommands {
+                let (container, name) = sub.name.split_once('|').expect("a subcommand names its container");
+                assert_eq!(container, row.name);
+                let found = command.subcommand(name.to_ascii_uppercase().as_bytes()).expect(sub.name);
+                assert!(std::ptr::eq(found.row(), sub));
+            }
+        }
+        for command in Command::all() {
+            let row = command.row();
+            let keyed = matches!(row.route, Route::Key | Route::Keys(_));
+            assert_eq!(keyed, row.keys.first > 0, "{}", row.name);
+            match row.handler {
+                Handler::Read(_) => assert!(row.flags & flag::READONLY != 0, "{}", row.name),
+                Handler::Write(_) => assert!(row.flags & flag::WRITE != 0, "{}", row.name),
+                Handler::Home(_) => assert_eq!(row.route, Route::Home, "{}", row.name),
+                Handler::Shard(_) => assert!(matches!(row.route, Route::All(_) | Route::Cursor), "{}", row.name),
+                Handler::None => assert!(!row.subcommands.is_empty(), "{}", row.name),
+            }
+            assert!(!row.summary.is_empty() && !row.since.is_empty() && !row.complexity.is_empty(), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn unknown_words_are_not_found() {
+        for word in ["", "g", "gett", "get ", "config|get", "a very long word that is no command at all"] {
+            assert_eq!(Command::lookup(word.as_bytes()), None, "{word:?}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Bounds of the engine: every queue, buffer, loop and retry has one here. What each bounds, and what happens at it.
+
+use torc_protocol::limits::SHARED_BYTES_MIN;
+
+/// Most databases (`databases`).
+pub const DATABASES_MAX: usize = 16;
+
+/// Commands that one batch parses before it executes: enough to hide memory latency, few enough to stay in cache.
+pub const BATCH_COMMANDS: usize = 256;
+
+/// Commands of one session that wait for their replies: past it the session stops being read.
+pub const SESSION_OUTSTANDING_MAX: u64 = 4096;
+/// Unsent output of one session: past it the session stops being read and its commands wait.
+pub const OUTPUT_PAUSE_BYTES: usize = 1 << 20;
+/// A paused session goes on below this.
+pub const OUTPUT_RESUME_BYTES: usize = OUTPUT_PAUSE_BYTES / 2;
+
+/// Requests under way from one shard to one other: past it the shard reads no more commands from its clients.
+pub const CREDIT_REQUESTS: u32 = 16 * 1024;
+/// Bytes of requests under way from one shard to one other, likewise.
+pub const CREDIT_BYTES: u64 = 16 << 20;
+
+/// Client buffers of the whole process unless `maxmemory-clients` says otherwise.
+pub const CLIENT_BUFFERS_BYTES_MAX_DEFAULT: u64 = 1 << 30;
+
+/// Output buffers kept for reuse by one shard, and the largest that is kept.
+pub const BUFFER_POOL_MAX: usize = 1024;
+pub const BUFFER_POOL_BYTES_MAX: usize = 64 << 10;
+
+/// Expired keys that readers report in one turn; the rest is found again.
+pub const REAP_MAX: usize = 256;
+/// Entries that one slice of active expiry looks at, per database.
+pub const EXPIRE_SLICE_ENTRIES: usize = 400;
+/// Slices of active expiry in one tick (1/hz seconds).
+pub const EXPIRE_SLICES_PER_TICK: usize = 64;
+/// Entries that one slice of freeing takes.
+pub const FREE_SLICE_ENTRIES: usize = 500;
+/// Keys that one slice of KEYS looks at.
+pub const KEYS_SLICE_ENTRIES: usize = 1000;
+/// Tries of RANDOMKEY to meet a key that has not expired.
+pub const RANDOM_KEY_TRIES: usize = 100;
+/// Sessions that one tick looks at for idleness.
+pub const IDLE_CHECK_SESSIONS: usize = 1000;
+/// Operations of O(N) commands that wait for their next slice on one shard; past it clients are not read.
+pub const WAITERS_MAX: usize = 1024;
+
+const _: () = assert!(OUTPUT_PAUSE_BYTES > SHARED_BYTES_MIN);
+const _: () = assert!(BATCH_COMMANDS as u64 <= SESSION_OUTSTANDING_MAX);
+
+/// Frames between shards kept for reuse by one shard, and the largest that is kept.
+pub const FRAMES_KEPT_MAX: usize = 64;
+pub const FRAME_KEPT_BYTES_MAX: usize = 1 << 20;
+/// Input of a session whose commands wait that is held before its socket is not read any more.
+pub const BACKLOG_PAUSE_BYTES: usize = 64 << 10;
+/// Shortest time between two looks at timers while any is needed, milliseconds.
+pub const TICK_MS_MIN: u64 = 10;

@@ -1,0 +1,37 @@
+//! What a shard may ask of the machine while it executes. The runtime answers from the kernel, the simulator from its
+//! seed; the engine itself reads no clock, file or environment.
+
+/// The machine as a shard sees it.
+pub trait Machine {
+    /// Monotonic nanoseconds: a stopwatch for sampled command durations. Virtual in the simulator.
+    fn ticks(&mut self) -> u64;
+    /// Microseconds since the Unix epoch, for `TIME`.
+    fn wall_micros(&mut self) -> u64;
+    /// What `INFO` says about the process and its host. May read files: called for `INFO` only.
+    fn facts(&mut self) -> MachineFacts;
+}
+
+/// Facts about the process for `INFO`.
+#[derive(Clone, Debug, Default)]
+pub struct MachineFacts {
+    /// Operating system, release and architecture, as `uname` has them.
+    pub os: String,
+    pub process_id: u32,
+    pub executable: String,
+    pub config_file: String,
+    /// Random 40-digit hexadecimal id of this run.
+    pub run_id: String,
+    /// Resident set size, bytes.
+    pub rss_bytes: u64,
+    /// Memory of the host, bytes.
+    pub system_memory_bytes: u64,
+    /// CPU time of the whole process, microseconds.
+    pub cpu_user_us: u64,
+    pub cpu_system_us: u64,
+    /// Uptime of the process, seconds.
+    pub uptime_s: u64,
+    /// The memory allocator, with its version.
+    pub allocator: String,
+    /// Clients connected to each shard, in shard order.
+    pub clients: Vec<u32>,
+}

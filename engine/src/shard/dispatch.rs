@@ -1,0 +1,316 @@
+//! Start here: one parsed command, and where it goes.
+
+use torc_protocol::args::{Args, Span};
+use torc_protocol::resp::reply::{ReplyBuffer, ReplyWriter};
+
+use super::fanout::Fanout;
+use super::gate::{self, Refusal};
+use super::sessions::Sessions;
+use super::turn::{Batch, Context, Operation, Origin, Source};
+use super::Shard;
+use crate::command::{Command, Error, Handler, Home, Merge, Route, cursor_shard, format_info};
+use crate::id::{Millis, SessionId, ShardId};
+use crate::message::{RequestHead, Target};
+use crate::stats::{DatabaseCounters, Stats};
+
+impl Shard {
+    /// Lets a command through the gates and sends it where it is executed. Its spans are the batch's from `first_span`
+    /// on; they index `bytes`, which is what `source` names.
+    pub(super) fn dispatch(
+        &mut self,
+        context: &mut Context<'_>,
+        batch: &mut Batch,
+        id: SessionId,
+        source: Source,
+        bytes: &[u8],
+        first_span: usize,
+    ) {
+        let args = Args::new(bytes, &batch.spans[first_span..], &batch.shared);
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let command = match gate::pass_home(args, &session.client) {
+            Ok(command) => command,
+            Err(refusal) => return self.refuse(id, refusal),
+        };
+        let row = command.row();
+        self.core.stats.counters.total_commands_processed += 1;
+        match row.route {
+            Route::Key => {
+                let seq = session.replies.reserve();
+                let (db, dialect) = (session.client.db, session.client.dialect);
+                let key = args.get(row.keys.first);
+                let owner = self.route.owner(key);
+                let hash = self.core.store.hash(key);
+                let target = Target::Session { id, seq };
+                if owner != self.core.id {
+                    let head = RequestHead { command, db, dialect, hash, target, cost: 0 };
+                    return self.links.send(owner, head, args);
+                }
+                self.core.store.prefetch_bucket(db, hash);
+                let span_count = args.len() as u32;
+                batch.operations.push(Operation {
+                    command,
+                    db,
+                    dialect,
+                    source,
+                    first_span: first_span as u32,
+                    span_count,
+                    hash,
+                    origin: Origin::Home(target),
+                });
+            }
+            Route::Home => self.run_home(context, id, command, args),
+            Route::Keys(merge) => self.split_by_key(batch, id, command, merge, source, bytes, first_span),
+            Route::All(merge) => self.send_to_all(batch, id, command, merge, source, bytes, first_span),
+            Route::Cursor => match cursor_shard(args.get(1), self.core.shards) {
+                Ok(owner) => self.send_whole(batch, id, command, owner, source, bytes, first_span),
+                Err(error) => self.refuse_with(id, command, error, args),
+            },
+            Route::Container => unreachable!("the gates resolve subcommands"),
+        }
+    }
+
+    #[cold]
+    fn refuse(&mut self, id: SessionId, refusal: Refusal) {
+        match refusal {
+            Refusal::Reply { text, command } => {
+                if let Some(command) = command {
+                    self.core.stats.commands[command.index()].rejected += 1;
+                }
+                self.reply_error(id, &text);
+            }
+            Refusal::CrossProtocol => {
+                if let Some(session) = self.sessions.get_mut(id) {
+                    session.closing = true;
+                }
+                self.list(id);
+            }
+        }
+    }
+
+    #[cold]
+    fn refuse_with(&mut self, id: SessionId, command: Command, error: Error, args: Args<'_>) {
+        let text = error.text(command.row().name, args);
+        self.refuse(id, Refusal::Reply { text, command: Some(command) });
+    }
+
+    /// A command about the connection or the process, executed here and now.
+    fn run_home(&mut self, context: &mut Context<'_>, id: SessionId, command: Command, args: Args<'_>) {
+        let Handler::Home(handler) = command.row().handler else { unreachable!("a Home route has a Home handler") };
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let seq = session.replies.reserve();
+        let (reply, mark) = session.replies.begin(seq, &mut self.pool);
+        let result = handler(&mut Home {
+            args,
+            command,
+            client: &mut session.client,
+            reply,
+            config: &self.core.config,
+            machine: &mut *context.machine,
+            events: &mut self.events,
+            now: context.now,
+        });
+        let counters = &mut self.core.stats.commands[command.index()];
+        counters.calls += 1;
+        if let Err(error) = result {
+            counters.failed += 1;
+            self.core.stats.counters.total_error_replies += 1;
+            let text = error.text(command.row().name, args);
+            ReplyWriter::new(session.replies.rewind(mark), session.client.dialect).error(&text);
+        }
+        session.replies.end(mark);
+        session.closing |= session.client.quit;
+        self.list(id);
+    }
+
+    /// A command for one shard with all its arguments.
+    #[expect(clippy::too_many_arguments, reason = "what a command is made of, passed down once")]
+    fn send_whole(
+        &mut self,
+        batch: &mut Batch,
+        id: SessionId,
+        command: Command,
+        owner: ShardId,
+        source: Source,
+        bytes: &[u8],
+        first_span: usize,
+    ) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let seq = session.replies.reserve();
+        let target = Target::Session { id, seq };
+        let (db, dialect) = (session.client.db, session.client.dialect);
+        if owner != self.core.id {
+            let args = Args::new(bytes, &batch.spans[first_span..], &batch.shared);
+            return self.links.send(owner, RequestHead { command, db, dialect, hash: 0, target, cost: 0 }, args);
+        }
+        let span_count = (batch.spans.len() - first_span) as u32;
+        let origin = Origin::Home(target);
+        let first_span = first_span as u32;
+        batch.operations.push(Operation { command, db, dialect, source, first_span, span_count, hash: 0, origin });
+    }
+
+    /// A command about every shard.
+    #[expect(clippy::too_many_arguments, reason = "what a command is made of, passed down once")]
+    fn send_to_all(
+        &mut self,
+        batch: &mut Batch,
+        id: SessionId,
+        command: Command,
+        merge: Merge,
+        source: Source,
+        bytes: &[u8],
+        first_span: usize,
+    ) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let seq = session.replies.reserve();
+        let (db, dialect) = (session.client.db, session.client.dialect);
+        let args = Args::new(bytes, &batch.spans[first_span..], &batch.shared);
+        let mut fanout = Fanout::new(id, seq, dialect, merge, self.core.shards);
+        if merge == Merge::Info {
+            fanout.words = args.iter_from(1).map(<[u8]>::to_vec).collect();
+        }
+        let (fanout, generation) = self.fanouts.insert(fanout);
+        for shard in 0..self.core.shards {
+            let target = Target::Part { fanout, generation, part: shard as u32 };
+            if shard != self.core.id.index() {
+                let head = RequestHead { command, db, dialect, hash: 0, target, cost: 0 };
+                self.links.send(ShardId(shard as u16), head, args);
+                continue;
+            }
+            batch.operations.push(Operation {
+                command,
+                db,
+                dialect,
+                source,
+                first_span: first_span as u32,
+                span_count: args.len() as u32,
+                hash: 0,
+                origin: Origin::Home(target),
+            });
+        }
+    }
+
+    /// A command about several keys: as it is, if one shard owns them all, otherwise split.
+    #[expect(clippy::too_many_arguments, reason = "what a command is made of, passed down once")]
+    fn split_by_key(
+        &mut self,
+        batch: &mut Batch,
+        id: SessionId,
+        command: Command,
+        merge: Merge,
+        source: Source,
+        bytes: &[u8],
+        first_span: usize,
+    ) {
+        let keys = command.row().keys;
+        let args = Args::new(bytes, &batch.spans[first_span..], &batch.shared);
+        let count = args.len();
+        if (count - keys.first) % keys.step != 0 {
+            return self.refuse_with(id, command, Error::WrongArity, args);
+        }
+        batch.owners.clear();
+        batch.owners.extend((keys.first..count).step_by(keys.step).map(|at| self.route.owner(args.get(at)).0));
+        let first_owner = batch.owners[0];
+        if batch.owners.iter().all(|&owner| owner == first_owner) {
+            return self.send_whole(batch, id, command, ShardId(first_owner), source, bytes, first_span);
+        }
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let seq = session.replies.reserve();
+        let (db, dialect) = (session.client.db, session.client.dialect);
+        // Shards that take part, in the order in which they appear; a key's part is its owner's place among them.
+        let mut participants: Vec<u16> = Vec::new();
+        let mut order = Vec::with_capacity(batch.owners.len());
+        let mut part_of = vec![u16::MAX; self.core.shards];
+        for &owner in &batch.owners {
+            let part = &mut part_of[owner as usize];
+            if *part == u16::MAX {
+                *part = participants.len() as u16;
+                participants.push(owner);
+            }
+            order.push(*part);
+        }
+        let mut fanout = Fanout::new(id, seq, dialect, merge, participants.len());
+        fanout.order = order;
+        let (fanout, generation) = self.fanouts.insert(fanout);
+        for (part, &owner) in participants.iter().enumerate() {
+            let spans = &batch.spans[first_span..first_span + count];
+            batch.part_spans.clear();
+            batch.part_spans.extend_from_slice(&spans[..keys.first]);
+            let groups = spans[keys.first..].chunks_exact(keys.step).zip(&batch.owners);
+            let own = groups.filter(|&(_, &key_owner)| key_owner == owner).map(|(group, _)| group);
+            own.for_each(|group: &[Span]| batch.part_spans.extend_from_slice(group));
+            let target = Target::Part { fanout, generation, part: part as u32 };
+            if owner != self.core.id.0 {
+                let args = Args::new(bytes, &batch.part_spans, &batch.shared);
+                let head = RequestHead { command, db, dialect, hash: 0, target, cost: 0 };
+                self.links.send(ShardId(owner), head, args);
+                continue;
+            }
+            let own_first = batch.spans.len() as u32;
+            batch.spans.extend_from_slice(&batch.part_spans);
+            batch.operations.push(Operation {
+                command,
+                db,
+                dialect,
+                source,
+                first_span: own_first,
+                span_count: batch.part_spans.len() as u32,
+                hash: 0,
+                origin: Origin::Home(target),
+            });
+        }
+    }
+
+    /// A part of a split command is answered; after the last one the client is.
+    pub(super) fn complete_part(
+        &mut self,
+        context: &mut Context<'_>,
+        fanout: u32,
+        generation: u32,
+        part: u32,
+        reply: ReplyBuffer,
+    ) {
+        let Some(mut fanout) = self.fanouts.complete(fanout, generation, part, reply) else { return };
+        let Some(session) = self.sessions.get_mut(fanout.session) else { return };
+        let (buffer, mark) = session.replies.begin(fanout.seq, &mut self.pool);
+        let config = &self.core.config;
+        fanout.write(buffer, self.core.random.next(), |counters, words| {
+            let mut stats = Stats::new();
+            for shard in counters {
+                stats.add_encoded(shard);
+            }
+            format_info(words, &stats, &context.machine.facts(), config)
+        });
+        session.replies.end(mark);
+        self.recheck |= session.stalled;
+        self.list(fanout.session);
+    }
+
+    /// Brings the counters that are not counted but looked up up to date.
+    pub(super) fn refresh_gauges(&mut self) {
+        let core = &mut self.core;
+        let store = core.store.counters();
+        let counters = &mut core.stats.counters;
+        counters.expired_keys = store.expired;
+        counters.changes = store.changes;
+        counters.keyspace_hits = store.hits;
+        counters.keyspace_misses = store.misses;
+        counters.dataset_bytes = core.store.memory_bytes() as u64;
+        counters.client_buffer_bytes = self.buffer_bytes;
+        counters.torc_forwarded_requests = self.links.forwarded;
+        core.stats.databases.clear();
+        core.stats.databases.extend((0..core.store.databases()).map(|db| DatabaseCounters {
+            keys: core.store.len(db as u8) as u64,
+            expiring: core.store.expiring(db as u8) as u64,
+        }));
+    }
+}
+
+/// One line per client of this shard.
+pub(super) fn client_list(sessions: &Sessions, now: Millis) -> Vec<u8> {
+    let mut text = Vec::new();
+    for (_, session) in sessions.iter() {
+        text.extend_from_slice(session.client.describe(now, "NULL").as_bytes());
+        text.push(b'\n');
+    }
+    text
+}

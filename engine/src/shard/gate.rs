@@ -1,0 +1,77 @@
+//! What a command must pass before it runs, in order. The client's own shard asks first (name, arity, login; later
+//! permission, rate, subscribe mode, MULTI), the owner of the key asks last (later loading, read-only, memory).
+
+use torc_protocol::args::Args;
+
+use crate::command::{Command, Error, Route, flag};
+use crate::session::Client;
+
+/// Bytes of a name, and of arguments together, that an error shows.
+const SHOWN_BYTES_MAX: usize = 128;
+
+/// Why a command is not run.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// An error reply, and the command it counts for if it was found.
+    Reply { text: Vec<u8>, command: Option<Command> },
+    /// A web browser was made to talk to us: close at once, without a reply (as Redis does).
+    CrossProtocol,
+}
+
+/// The home gates: finds the command, or says why it is refused.
+#[inline]
+pub(super) fn pass_home(args: Args<'_>, client: &Client) -> Result<Command, Refusal> {
+    let Some(mut command) = Command::lookup(args.get(0)) else { return Err(unknown(args)) };
+    let mut row = command.row();
+    if !row.subcommands.is_empty() && args.len() > 1 {
+        let Some(sub) = command.subcommand(args.get(1)) else { return Err(unknown_subcommand(command, args)) };
+        command = sub;
+        row = sub.row();
+    }
+    let count = args.len() as i32;
+    if row.arity > 0 && count != row.arity || count < -row.arity || row.route == Route::Container {
+        return Err(refuse(command, Error::WrongArity, args));
+    }
+    if !client.authenticated && row.flags & flag::NO_AUTH == 0 {
+        return Err(refuse(command, Error::NoAuth, args));
+    }
+    Ok(command)
+}
+
+#[cold]
+fn refuse(command: Command, error: Error, args: Args<'_>) -> Refusal {
+    Refusal::Reply { text: error.text(command.row().name, args), command: Some(command) }
+}
+
+#[cold]
+fn unknown(args: Args<'_>) -> Refusal {
+    let name = args.get(0);
+    if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
+        return Refusal::CrossProtocol;
+    }
+    let mut text = b"ERR unknown command '".to_vec();
+    text.extend_from_slice(&name[..name.len().min(SHOWN_BYTES_MAX)]);
+    text.extend_from_slice(b"', with args beginning with: ");
+    let start = text.len();
+    for arg in args.iter_from(1) {
+        let left = SHOWN_BYTES_MAX.saturating_sub(text.len() - start);
+        if left == 0 {
+            break;
+        }
+        text.push(b'\'');
+        text.extend_from_slice(&arg[..arg.len().min(left)]);
+        text.extend_from_slice(b"' ");
+    }
+    Refusal::Reply { text, command: None }
+}
+
+#[cold]
+fn unknown_subcommand(command: Command, args: Args<'_>) -> Refusal {
+    let sub = args.get(1);
+    let mut text = b"ERR unknown subcommand '".to_vec();
+    text.extend_from_slice(&sub[..sub.len().min(SHOWN_BYTES_MAX)]);
+    text.extend_from_slice(b"'. Try ");
+    text.extend_from_slice(command.row().name.to_ascii_uppercase().as_bytes());
+    text.extend_from_slice(b" HELP.");
+    Refusal::Reply { text, command: Some(command) }
+}

@@ -1,0 +1,359 @@
+//! The state machine of one core: bytes, messages and the time go in; replies, messages and wake times come out.
+//!
+//! The runtime drives it: it calls the `handle_*` functions with what happened, [`Shard::turn`] once per pass of its
+//! loop, and then takes what is to be done from the `poll_*` functions. The simulator drives it the same way.
+//!
+//! One command's way: [`turn`] parses it, [`dispatch`] lets it through the gates ([`gate`]) and decides where it is
+//! executed; here, it joins the batch, and [`turn`] executes the batch; elsewhere, it goes into a frame ([`links`]), and
+//! its reply comes back in one. [`replies`] keeps the order, [`fanout`] splits and merges, [`waiters`] resumes what goes
+//! on in slices, [`buffers`] bounds memory, [`timers`] does what is due.
+
+mod buffers;
+mod dispatch;
+mod fanout;
+mod gate;
+mod links;
+mod replies;
+mod sessions;
+mod timers;
+mod turn;
+mod waiters;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use torc_protocol::limits::RequestLimits;
+use torc_protocol::resp::reply::{Dialect, ReplyBuffer};
+
+use crate::config::Config;
+use crate::id::{Millis, SessionId, ShardId};
+use crate::limits;
+use crate::message::Frame;
+use crate::route::Route;
+use crate::session::Client;
+use crate::stats::Stats;
+use crate::store::Store;
+use fanout::Fanouts;
+use links::Links;
+use replies::BufferPool;
+use sessions::{Session, Sessions};
+use timers::Timers;
+use turn::Batch;
+use waiters::Waiters;
+
+/// Bytes that arrived for a session: `arena[start..start + len]` of the turn's arena.
+#[derive(Clone, Copy, Debug)]
+pub struct Input {
+    pub session: SessionId,
+    pub start: u32,
+    pub len: u32,
+}
+
+/// What the runtime knows of a new connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub address: SocketAddr,
+    pub local_address: SocketAddr,
+    /// Clients connected to the whole process, this one included.
+    pub clients_total: usize,
+}
+
+/// A connection that is not served: the bytes to send before it is closed.
+#[derive(Debug)]
+pub struct Refusal(pub &'static [u8]);
+
+/// What the runtime shall do with a session's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Go on receiving. False: cancel the receive until this is true again.
+    pub read: bool,
+    pub close: Close,
+}
+
+/// Whether and how to close a session's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    No,
+    /// Once the output is sent.
+    Flush,
+    /// At once, unsent output dropped.
+    Now,
+}
+
+/// Something for the whole process.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A client asked for SHUTDOWN.
+    Shutdown,
+}
+
+const MAX_CLIENTS_REACHED: &[u8] = b"-ERR max number of clients reached\r\n";
+const PROTECTED_MODE: &[u8] = b"-DENIED Torc is running in protected mode because protected mode is enabled and no \
+password is set for the default user. In this mode connections are only accepted from the loopback interface. If you \
+want to connect from external computers to Torc you may adopt one of the following solutions: 1) Just disable protected \
+mode sending the command 'CONFIG SET protected-mode no' from the loopback interface by connecting to Torc from the same \
+host the server is running, however MAKE SURE Torc is not publicly accessible from internet if you do so. 2) \
+Alternatively you can just disable the protected mode by editing the configuration file, and setting the protected mode \
+option to 'no', and then restarting the server. 3) If you started the server manually just for testing, restart it with \
+the '--protected-mode no' option. 4) Setup an authentication password for the default user. NOTE: You only need to do \
+one of the above things in order for the server to start accepting connections from the outside.\r\n";
+
+/// One shard: its keys, its sessions, and what it has under way with the other shards.
+pub struct Shard {
+    /// What the execution of a command may touch.
+    core: Core,
+    route: Route,
+    sessions: Sessions,
+    links: Links,
+    fanouts: Fanouts,
+    waiters: Waiters,
+    timers: Timers,
+    pool: BufferPool,
+    batch: Batch,
+    /// Frames that came since the last turn.
+    incoming: Vec<(ShardId, Frame)>,
+    /// Sessions that the runtime is to look at.
+    ready: VecDeque<SessionId>,
+    /// Sessions whose commands wait; looked at when `recheck` says that something has changed.
+    stalled: Vec<SessionId>,
+    recheck: bool,
+    events: VecDeque<Event>,
+    connections: u64,
+    /// Bytes of all sessions' buffers, and of those of all other shards.
+    buffer_bytes: u64,
+    buffer_bytes_others: u64,
+    stopping: bool,
+}
+
+/// The part of a shard that commands are executed on.
+struct Core {
+    id: ShardId,
+    shards: usize,
+    config: Config,
+    store: Store,
+    stats: Stats,
+    random: Random,
+    /// Commands executed, for sampling durations.
+    executed: u64,
+}
+
+/// A small generator (SplitMix64) for choices that need no secrecy: which key RANDOMKEY gives.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+}
+
+impl Shard {
+    /// A shard of `shards`. `seed` is the same on all shards of the process (hash flooding), random per process.
+    pub fn new(id: ShardId, shards: usize, seed: [u64; 4], config: Config, now: Millis) -> Shard {
+        let databases = config.databases.clamp(1, limits::DATABASES_MAX);
+        Shard {
+            core: Core {
+                id,
+                shards,
+                store: Store::new(databases, seed),
+                config,
+                stats: Stats::new(),
+                random: Random(seed[0] ^ (id.0 as u64) << 48),
+                executed: 0,
+            },
+            route: Route::new(shards),
+            sessions: Sessions::default(),
+            links: Links::new(shards),
+            fanouts: Fanouts::default(),
+            waiters: Waiters::default(),
+            timers: Timers::new(now),
+            pool: BufferPool::default(),
+            batch: Batch::default(),
+            incoming: Vec::new(),
+            ready: VecDeque::new(),
+            stalled: Vec::new(),
+            recheck: false,
+            events: VecDeque::new(),
+            connections: 0,
+            buffer_bytes: 0,
+            buffer_bytes_others: 0,
+            stopping: false,
+        }
+    }
+
+    /// The settings as CONFIG SET left them; the same on every shard.
+    pub fn config(&self) -> &Config {
+        &self.core.config
+    }
+
+    /// A client connected. Err: send the refusal's bytes and close.
+    pub fn handle_connect(&mut self, now: Millis, peer: Peer) -> Result<SessionId, Refusal> {
+        let config = &self.core.config;
+        let counters = &mut self.core.stats.counters;
+        if peer.clients_total > config.maxclients {
+            counters.rejected_connections += 1;
+            return Err(Refusal(MAX_CLIENTS_REACHED));
+        }
+        let open = config.requirepass.is_empty();
+        if config.protected_mode && open && !peer.address.ip().to_canonical().is_loopback() {
+            return Err(Refusal(PROTECTED_MODE));
+        }
+        counters.total_connections_received += 1;
+        counters.connected_clients += 1;
+        // Unique over all shards of the process.
+        let id = self.connections * self.core.shards as u64 + self.core.id.0 as u64 + 1;
+        self.connections += 1;
+        let client = Client {
+            id,
+            address: peer.address,
+            local_address: peer.local_address,
+            db: 0,
+            dialect: Dialect::Resp2,
+            authenticated: open,
+            quit: false,
+            name: Vec::new(),
+            lib_name: Vec::new(),
+            lib_version: Vec::new(),
+            connected_at: now,
+            last_active: now,
+        };
+        Ok(self.sessions.insert(Session::new(client)))
+    }
+
+    /// The client closed its sending side: what it sent is still answered, then the session closes (`flow`).
+    pub fn handle_eof(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.eof = true;
+            self.list(id);
+        }
+    }
+
+    /// The connection is gone (error, or the runtime has closed it). The id is dead after this; commands that it sent
+    /// are still executed, their replies dropped.
+    pub fn handle_disconnect(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.remove(id) {
+            self.buffer_bytes -= session.accounted_bytes as u64;
+            self.core.stats.counters.connected_clients -= 1;
+            self.recheck |= session.stalled;
+        }
+    }
+
+    /// `count` bytes of the session's output were sent. Call with what send(2) returned.
+    pub fn handle_sent(&mut self, id: SessionId, count: usize) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.replies.sent(count, &mut self.pool);
+        self.recheck |= session.stalled;
+        self.core.stats.counters.total_net_output_bytes += count as u64;
+        self.account(id);
+    }
+
+    /// A frame from another shard; executed in the next turn. Frames of one shard come in the order it sent them.
+    pub fn handle_frame(&mut self, from: ShardId, frame: Frame) {
+        debug_assert!(from != self.core.id && from.index() < self.core.shards);
+        self.incoming.push((from, frame));
+    }
+
+    /// The next session whose output or flow changed since it was last given; None when all were.
+    pub fn poll_session(&mut self) -> Option<SessionId> {
+        while let Some(id) = self.ready.pop_front() {
+            if let Some(session) = self.sessions.get_mut(id) {
+                session.listed = false;
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Unsent output: `(buffer, sent)`; the first `sent` bytes of the logical stream (shared values included) are gone.
+    pub fn output(&self, id: SessionId) -> (&ReplyBuffer, usize) {
+        static NOTHING: ReplyBuffer = ReplyBuffer { bytes: Vec::new(), shared: Vec::new() };
+        self.sessions.get(id).map_or((&NOTHING, 0), |session| session.replies.output())
+    }
+
+    /// What to do with the session's socket.
+    pub fn flow(&self, id: SessionId) -> Flow {
+        let Some(session) = self.sessions.get(id) else { return Flow { read: false, close: Close::Now } };
+        let answered = session.replies.outstanding() == 0;
+        let nothing_left = session.eof && session.backlog.is_empty() && !session.stalled;
+        let close = match () {
+            _ if session.killed => Close::Now,
+            _ if answered && (session.closing || nothing_left) => Close::Flush,
+            _ => Close::No,
+        };
+        let room = session.backlog.len() < limits::BACKLOG_PAUSE_BYTES;
+        Flow { read: room && !session.eof && !session.closing && !session.choked, close }
+    }
+
+    /// The turn's frame to another shard, if there is anything to say. Not asked for while that queue is full.
+    pub fn poll_frame(&mut self, to: ShardId) -> Option<Frame> {
+        self.links.take_frame(to)
+    }
+
+    /// Something for the whole process.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The control thread asks for a stop: no more commands are read; existing replies are finished. Done when
+    /// `is_drained`.
+    pub fn begin_shutdown(&mut self) {
+        self.stopping = true;
+    }
+
+    /// No replies are owed to anyone, and nothing to send remains.
+    pub fn is_drained(&self) -> bool {
+        let all_sent = || self.sessions.iter().all(|(_, session)| session.replies.unsent_bytes() == 0);
+        self.links.outstanding() == 0
+            && !self.links.have_frames()
+            && self.incoming.is_empty()
+            && self.waiters.is_empty()
+            && self.fanouts.is_empty()
+            && all_sent()
+    }
+
+    /// There is more to do without any new event: take another turn before parking.
+    pub fn has_work(&self) -> bool {
+        !self.incoming.is_empty()
+            || !self.waiters.is_empty()
+            || self.timers.has_work()
+            || self.recheck && !self.stalled.is_empty()
+    }
+
+    /// Requests sent to other shards that have no reply yet.
+    pub fn outstanding(&self) -> usize {
+        self.links.outstanding()
+    }
+
+    /// Bytes of this shard's client buffers (input, output, held replies), to be published to the others.
+    pub fn buffers_bytes(&self) -> u64 {
+        self.buffer_bytes
+    }
+
+    /// When to take a turn even if nothing happens (timers: expiry, idle clients). None: no timer.
+    pub fn next_wake(&self) -> Option<Millis> {
+        let needed = self.core.store.has_expiring() || self.core.config.timeout_s > 0 || self.buffers_need_timer();
+        needed.then(|| self.timers.next_tick())
+    }
+
+    /// Puts a session on the list of those that the runtime is to look at.
+    #[inline]
+    fn list(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id)
+            && !session.listed
+        {
+            session.listed = true;
+            self.ready.push_back(id);
+        }
+    }
+}
+
+fn request_limits(config: &Config, authenticated: bool) -> RequestLimits {
+    RequestLimits {
+        bulk_bytes_max: config.bulk_bytes_max,
+        query_buffer_bytes_max: config.query_buffer_bytes_max,
+        authenticated,
+    }
+}

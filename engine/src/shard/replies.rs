@@ -1,0 +1,289 @@
+//! The order of one session's replies, and what of them is not yet sent.
+//!
+//! Every command takes the next number when it is read. A reply whose number is the next one due is written straight to
+//! the output; one that is early (an answer from this shard while an earlier one is still under way to another) waits in
+//! the stash. In the common case, every key at home, nothing is ever stashed and no place is ever kept.
+//!
+//! ```text
+//! numbers     due                         next
+//!              |                            |
+//!   places    [ waiting | ready | ready | waiting ]
+//!                          \_______\______________ stash: "...bytes..bytes"
+//!   output    "bytes of everything before due"
+//! ```
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use torc_protocol::resp::reply::ReplyBuffer;
+
+use crate::limits;
+
+/// The replies of one session.
+#[derive(Debug, Default)]
+pub(crate) struct Replies {
+    /// In order, ready to be sent.
+    output: ReplyBuffer,
+    /// How much of the output's logical stream has been sent.
+    sent: usize,
+    /// Number of the next reply for the output.
+    due: u64,
+    /// Number of the next command.
+    next: u64,
+    /// What is known of the replies from `due` on; those at the end that are merely waiting are left out.
+    places: VecDeque<Place>,
+    stash: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Waiting,
+    /// A range of the stash.
+    Ready {
+        start: usize,
+        len: usize,
+    },
+    /// A reply with refcounted values.
+    Spliced(Box<ReplyBuffer>),
+}
+
+/// A reply being written, to be closed with [`Replies::end`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    seq: u64,
+    start: usize,
+    shared_start: usize,
+}
+
+impl Replies {
+    /// Takes the next number.
+    #[inline]
+    pub fn reserve(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// Commands whose replies are not in the output yet.
+    #[inline]
+    pub fn outstanding(&self) -> u64 {
+        self.next - self.due
+    }
+
+    /// The output and how much of it was sent.
+    pub fn output(&self) -> (&ReplyBuffer, usize) {
+        (&self.output, self.sent)
+    }
+
+    /// Bytes not sent yet, whatever was stashed included.
+    #[inline]
+    pub fn unsent_bytes(&self) -> usize {
+        let shared = match self.output.shared.is_empty() {
+            true => 0,
+            false => self.output.shared.iter().map(|(_, value)| value.len()).sum(),
+        };
+        self.output.bytes.len() + shared - self.sent + self.stash.len()
+    }
+
+    /// Bytes of memory held: shared values, which belong to the store too, not included.
+    #[inline]
+    pub fn held_bytes(&self) -> usize {
+        self.output.bytes.capacity() + self.stash.capacity()
+    }
+
+    /// Opens the reply with number `seq`; its bytes are written to the buffer given.
+    #[inline]
+    pub fn begin(&mut self, seq: u64, pool: &mut BufferPool) -> (&mut ReplyBuffer, Mark) {
+        debug_assert!(self.due <= seq && seq < self.next);
+        if self.output.bytes.capacity() == 0 {
+            self.output.bytes = pool.take();
+        }
+        let mark = Mark { seq, start: self.output.bytes.len(), shared_start: self.output.shared.len() };
+        (&mut self.output, mark)
+    }
+
+    /// Drops what was written since the reply was opened, to write something else.
+    pub fn rewind(&mut self, mark: Mark) -> &mut ReplyBuffer {
+        self.output.bytes.truncate(mark.start);
+        self.output.shared.truncate(mark.shared_start);
+        &mut self.output
+    }
+
+    /// Closes a reply: it stays in the output if it is due, and goes to the stash if it is early.
+    #[inline]
+    pub fn end(&mut self, mark: Mark) {
+        if mark.seq == self.due {
+            self.due += 1;
+            if !self.places.is_empty() {
+                self.places.pop_front();
+                self.drain();
+            }
+            return;
+        }
+        let place = if self.output.shared.len() > mark.shared_start {
+            Place::Spliced(Box::new(self.output.split_off(mark.start, mark.shared_start)))
+        } else {
+            let start = self.stash.len();
+            self.stash.extend_from_slice(&self.output.bytes[mark.start..]);
+            self.output.bytes.truncate(mark.start);
+            Place::Ready { start, len: self.stash.len() - start }
+        };
+        self.set_place(mark.seq, place);
+    }
+
+    /// Puts a whole reply, with the shared values spliced in at positions relative to `bytes`, at its place.
+    #[inline]
+    pub fn deliver(&mut self, seq: u64, bytes: &[u8], shared: &[(usize, Bytes)], base: usize, pool: &mut BufferPool) {
+        let (buffer, mark) = self.begin(seq, pool);
+        let at = buffer.bytes.len();
+        buffer.bytes.extend_from_slice(bytes);
+        buffer.shared.extend(shared.iter().map(|(position, value)| (at + position - base, value.clone())));
+        self.end(mark);
+    }
+
+    fn set_place(&mut self, seq: u64, place: Place) {
+        let index = (seq - self.due) as usize;
+        if self.places.len() <= index {
+            self.places.resize_with(index + 1, || Place::Waiting);
+        }
+        self.places[index] = place;
+    }
+
+    /// Moves what has become due from the stash to the output.
+    fn drain(&mut self) {
+        while let Some(place) = self.places.front_mut() {
+            match place {
+                Place::Waiting => return,
+                Place::Ready { start, len } => {
+                    self.output.bytes.extend_from_slice(&self.stash[*start..*start + *len]);
+                }
+                Place::Spliced(buffer) => self.output.append(buffer),
+            }
+            self.places.pop_front();
+            self.due += 1;
+        }
+        self.stash.clear();
+        if self.stash.capacity() > limits::BUFFER_POOL_BYTES_MAX {
+            self.stash = Vec::new();
+        }
+    }
+
+    /// `count` bytes of the output were sent.
+    pub fn sent(&mut self, count: usize, pool: &mut BufferPool) {
+        self.sent += count;
+        if self.output.shared.is_empty() {
+            debug_assert!(self.sent <= self.output.bytes.len());
+            if self.sent == self.output.bytes.len() {
+                self.sent = 0;
+                pool.give(std::mem::take(&mut self.output.bytes));
+            } else if self.sent > limits::OUTPUT_PAUSE_BYTES && self.sent > self.output.bytes.len() / 2 {
+                self.output.bytes.drain(..self.sent);
+                self.sent = 0;
+            }
+            return;
+        }
+        // Let go of what was sent up to and with the last shared value that is through.
+        let mut through = 0;
+        let mut stream = 0;
+        let mut position = 0;
+        for (at, value) in &self.output.shared {
+            let end = stream + (at - position) + value.len();
+            if end > self.sent {
+                break;
+            }
+            stream = end;
+            position = *at;
+            through += 1;
+        }
+        if through > 0 {
+            self.output.shared.drain(..through);
+            self.output.bytes.drain(..position);
+            for (at, _) in &mut self.output.shared {
+                *at -= position;
+            }
+            self.sent -= stream;
+        }
+        if self.output.shared.is_empty() {
+            self.sent(0, pool);
+        }
+    }
+}
+
+/// Output buffers that are not in use. A session that has sent everything holds none, so ten thousand idle clients cost
+/// no buffers, and the few in use stay in cache.
+#[derive(Debug, Default)]
+pub(crate) struct BufferPool {
+    free: Vec<Vec<u8>>,
+}
+
+impl BufferPool {
+    /// An empty buffer.
+    #[inline]
+    pub fn take(&mut self) -> Vec<u8> {
+        self.free.pop().unwrap_or_else(|| Vec::with_capacity(256))
+    }
+
+    /// Keeps a buffer for later, unless it is large or enough are kept.
+    #[inline]
+    pub fn give(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() <= limits::BUFFER_POOL_BYTES_MAX && self.free.len() < limits::BUFFER_POOL_MAX {
+            buffer.clear();
+            self.free.push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(replies: &mut Replies, pool: &mut BufferPool, seq: u64, text: &str) {
+        let (buffer, mark) = replies.begin(seq, pool);
+        buffer.bytes.extend_from_slice(text.as_bytes());
+        replies.end(mark);
+    }
+
+    #[test]
+    fn early_replies_wait_for_those_before_them() {
+        let (mut replies, mut pool) = (Replies::default(), BufferPool::default());
+        for _ in 0..5 {
+            replies.reserve();
+        }
+        let big = Bytes::from_static(b"shared");
+        write(&mut replies, &mut pool, 2, "two ");
+        replies.deliver(4, b"4<>", &[(102, big)], 100, &mut pool);
+        write(&mut replies, &mut pool, 1, "one ");
+        assert!(replies.output().0.is_empty());
+        write(&mut replies, &mut pool, 0, "zero ");
+        assert_eq!(replies.output().0.to_vec(), b"zero one two ");
+        assert_eq!(replies.outstanding(), 2);
+        write(&mut replies, &mut pool, 3, "three ");
+        assert_eq!(replies.output().0.to_vec(), b"zero one two three 4<shared>");
+        assert_eq!(replies.outstanding(), 0);
+    }
+
+    #[test]
+    fn sending_in_pieces_loses_nothing() {
+        let big = Bytes::from(vec![b'x'; 50]);
+        for step in [1, 7, 33, 1000] {
+            let (mut replies, mut pool) = (Replies::default(), BufferPool::default());
+            for seq in 0..6 {
+                replies.reserve();
+                match seq % 2 {
+                    0 => write(&mut replies, &mut pool, seq, "plain "),
+                    _ => replies.deliver(seq, b"[]", &[(1, big.clone())], 0, &mut pool),
+                }
+            }
+            let whole = replies.output().0.to_vec();
+            let mut got = Vec::new();
+            while !replies.output().0.is_empty() {
+                let (buffer, sent) = replies.output();
+                let rest = &buffer.to_vec()[sent..];
+                let count = step.min(rest.len());
+                got.extend_from_slice(&rest[..count]);
+                replies.sent(count, &mut pool);
+            }
+            assert_eq!(got, whole, "in steps of {step}");
+            assert_eq!(replies.unsent_bytes(), 0);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The sessions of one shard, found by place and generation.
+
+use torc_protocol::resp::request::RequestParser;
+
+use super::replies::Replies;
+use crate::id::{Millis, SessionId};
+use crate::session::Client;
+
+/// A client's conversation with everything about its bytes.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub client: Client,
+    pub parser: RequestParser,
+    pub replies: Replies,
+    /// Input that was received and not parsed, because the session was stalled.
+    pub backlog: Vec<u8>,
+    /// In the list of sessions that the runtime is to look at.
+    pub listed: bool,
+    /// Its commands wait: for replies to go out, for replies to come, or for credit.
+    pub stalled: bool,
+    /// The client has sent everything it will ever send.
+    pub eof: bool,
+    /// No more commands are read; close when the replies are out.
+    pub closing: bool,
+    /// Close at once.
+    pub killed: bool,
+    /// Not read, because client buffers are over the limit of the process and this session holds the most.
+    pub choked: bool,
+    /// Bytes counted for this session in the shard's sum.
+    pub accounted_bytes: usize,
+    /// Since when the output has been over the soft limit.
+    pub over_soft_limit_since: Option<Millis>,
+}
+
+impl Session {
+    pub fn new(client: Client) -> Session {
+        Session {
+            client,
+            parser: RequestParser::default(),
+            replies: Replies::default(),
+            backlog: Vec::new(),
+            listed: false,
+            stalled: false,
+            eof: false,
+            closing: false,
+            killed: false,
+            choked: false,
+            accounted_bytes: 0,
+            over_soft_limit_since: None,
+        }
+    }
+
+    /// Bytes of memory that the session's buffers hold.
+    #[inline]
+    pub fn buffer_bytes(&self) -> usize {
+        self.backlog.capacity() + self.parser.held_bytes() + self.replies.held_bytes()
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    session: Option<Session>,
+}
+
+impl Sessions {
+    pub fn insert(&mut self, session: Session) -> SessionId {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.slots.push(Slot { generation: 0, session: None });
+                self.slots.len() as u32 - 1
+            }
+        };
+        let place = &mut self.slots[slot as usize];
+        place.session = Some(session);
+        SessionId { slot, generation: place.generation }
+    }
+
+    pub fn remove(&mut self, id: SessionId) -> Option<Session> {
+        let place = self.slots.get_mut(id.slot as usize).filter(|place| place.generation == id.generation)?;
+        let session = place.session.take()?;
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(id.slot);
+        Some(session)
+    }
+
+    #[inline]
+    pub fn get(&self, id: SessionId) -> Option<&Session> {
+        let place = self.slots.get(id.slot as usize)?;
+        if place.generation == id.generation { place.session.as_ref() } else { None }
+    }
+
+    #[inline]
+    pub fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        let place = self.slots.get_mut(id.slot as usize)?;
+        if place.generation == id.generation { place.session.as_mut() } else { None }
+    }
+
+    /// Places in use or used once.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The session at a place, if there is one.
+    pub fn at(&self, slot: usize) -> Option<(SessionId, &Session)> {
+        let place = self.slots.get(slot)?;
+        let id = SessionId { slot: slot as u32, generation: place.generation };
+        place.session.as_ref().map(|session| (id, session))
+    }
+
+    /// All sessions.
+    pub fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        (0..self.slots.len()).filter_map(|slot| self.at(slot))
+    }
+}

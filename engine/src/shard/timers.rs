@@ -1,0 +1,71 @@
+//! What a shard does by the clock: keys that expire unread, idle clients, memory given back in slices.
+
+use super::{Event, Shard};
+use crate::id::{Millis, SessionId};
+use crate::limits;
+
+/// The shard's clockwork.
+pub(super) struct Timers {
+    next_tick: Millis,
+    /// Slices of active expiry left in this tick.
+    expire_slices: usize,
+    /// Tables wait to be freed.
+    freeing: bool,
+    /// Where the next look for idle clients begins.
+    idle_slot: usize,
+}
+
+impl Timers {
+    pub fn new(now: Millis) -> Timers {
+        Timers { next_tick: now, expire_slices: 0, freeing: false, idle_slot: 0 }
+    }
+
+    pub fn next_tick(&self) -> Millis {
+        self.next_tick
+    }
+
+    /// Whether a slice is due that waits for no event.
+    pub fn has_work(&self) -> bool {
+        self.freeing || self.expire_slices > 0
+    }
+}
+
+impl Shard {
+    /// Runs what is due, at most a slice of each.
+    pub(super) fn run_timers(&mut self, now: Millis) {
+        let ticked = now >= self.timers.next_tick;
+        if ticked {
+            let interval = (1000 / u64::from(self.core.config.hz.max(1))).max(limits::TICK_MS_MIN);
+            self.timers.next_tick = Millis(now.0 + interval);
+            self.timers.expire_slices = limits::EXPIRE_SLICES_PER_TICK;
+            self.close_idle(now);
+        }
+        if self.timers.expire_slices > 0 {
+            let more = self.core.store.has_expiring() && self.core.store.expire_slice(now);
+            self.timers.expire_slices = if more { self.timers.expire_slices - 1 } else { 0 };
+        }
+        self.timers.freeing = self.core.store.free_slice();
+        debug_assert!(self.events.len() < limits::WAITERS_MAX || self.events.front() == Some(&Event::Shutdown));
+    }
+
+    /// Closes clients that said nothing for `timeout` seconds; looks at some of them each time.
+    fn close_idle(&mut self, now: Millis) {
+        let timeout_ms = self.core.config.timeout_s * 1000;
+        if timeout_ms == 0 {
+            return;
+        }
+        let slots = self.sessions.slots();
+        let mut idle: Vec<SessionId> = Vec::new();
+        for _ in 0..slots.min(limits::IDLE_CHECK_SESSIONS) {
+            self.timers.idle_slot = (self.timers.idle_slot + 1) % slots;
+            let Some((id, session)) = self.sessions.at(self.timers.idle_slot) else { continue };
+            let waits = session.replies.outstanding() > 0 || session.stalled;
+            if !waits && now.0.saturating_sub(session.client.last_active.0) > timeout_ms {
+                idle.push(id);
+            }
+        }
+        for id in idle {
+            self.kill(id);
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! The turn: everything that arrived, in batches that hide the latency of memory.
+//!
+//! A batch is filled by parsing: each command for a key of this shard is hashed and the bucket of its key asked for. When
+//! the batch is full, or nothing is left to parse, the entries are asked for, all of them, and then the commands are
+//! executed one after another. By then most of what they touch has arrived: on a table larger than the cache this halves
+//! the time of a command.
+
+use bytes::Bytes;
+use torc_protocol::args::{Args, Span};
+use torc_protocol::resp::reply::{Dialect, ReplyBuffer, ReplyWriter};
+use torc_protocol::resp::request::Step;
+
+use super::waiters::Waiter;
+use super::{Core, Input, Shard};
+use crate::command::{Call, Command, Handler, Outcome, Owner, Result as CommandResult, flag};
+use crate::id::{Millis, SessionId, ShardId};
+use crate::limits;
+use crate::machine::Machine;
+use crate::message::{Cursor, Frame, Record, Target};
+
+/// What a turn is given.
+pub(super) struct Context<'a> {
+    pub now: Millis,
+    pub machine: &'a mut dyn Machine,
+    pub arena: &'a [u8],
+    pub inputs: &'a [Input],
+}
+
+/// The bytes that a command's spans index.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    /// The turn's input with this number.
+    Input(u32),
+    /// A buffer of the batch.
+    Owned(u32),
+    /// A frame of the batch.
+    Frame(u32),
+}
+
+/// Where a command came from, which is where its reply goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// This shard.
+    Home(Target),
+    /// Another shard, which has `cost` bytes of credit in it.
+    Away { from: ShardId, target: Target, cost: u32 },
+}
+
+/// A command of the batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operation {
+    pub command: Command,
+    pub db: u8,
+    pub dialect: Dialect,
+    pub source: Source,
+    pub first_span: u32,
+    pub span_count: u32,
+    /// Hash of the one key; 0 if there is not exactly one.
+    pub hash: u64,
+    pub origin: Origin,
+}
+
+/// Commands parsed and not yet executed, with what their arguments lie in. Kept from turn to turn for its allocations.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub operations: Vec<Operation>,
+    pub spans: Vec<Span>,
+    pub shared: Vec<Bytes>,
+    pub owned: Vec<Bytes>,
+    pub frames: Vec<(ShardId, Frame)>,
+    /// For commands that are not written straight to where their reply goes.
+    pub scratch: ReplyBuffer,
+    /// For splitting: the owner of each key, and one part's spans.
+    pub owners: Vec<u16>,
+    pub part_spans: Vec<Span>,
+}
+
+impl Shard {
+    /// Executes: what arrived for sessions, the frames, resumed sessions and due background slices.
+    /// `buffers_others`: bytes of client buffers of all other shards together, as they last published them.
+    pub fn turn(
+        &mut self,
+        now: Millis,
+        machine: &mut dyn Machine,
+        buffers_others: u64,
+        arena: &[u8],
+        inputs: &[Input],
+    ) {
+        let mut context = Context { now, machine, arena, inputs };
+        let mut batch = std::mem::take(&mut self.batch);
+        self.buffer_bytes_others = buffers_others;
+        let idle = inputs.is_empty() && self.incoming.is_empty();
+        self.core.stats.counters.torc_turns += !idle as u64;
+
+        self.read_frames(&mut context, &mut batch);
+        self.resume_stalled(&mut context, &mut batch);
+        for (index, input) in inputs.iter().enumerate() {
+            self.read_input(&mut context, &mut batch, index, *input);
+        }
+        self.execute(&mut context, &mut batch);
+        self.step_waiters(&mut context, &mut batch);
+        self.core.store.reap(now);
+        self.run_timers(now);
+        self.enforce_buffer_limits(now);
+
+        batch.owned.clear();
+        for (_, frame) in batch.frames.drain(..) {
+            self.links.recycle(frame);
+        }
+        self.batch = batch;
+    }
+
+    /// Takes in what other shards sent: replies go to their places, requests join the batch.
+    fn read_frames(&mut self, context: &mut Context<'_>, batch: &mut Batch) {
+        for (from, frame) in std::mem::take(&mut self.incoming) {
+            let index = batch.frames.len() as u32;
+            batch.frames.push((from, frame));
+            let mut cursor = Cursor::default();
+            loop {
+                let first_span = batch.spans.len();
+                let frame = &batch.frames[index as usize].1;
+                let Some(record) = frame.next(&mut cursor, &mut batch.spans, &mut batch.shared) else { break };
+                match record {
+                    Record::Request(head) => {
+                        if head.hash != 0 {
+                            self.core.store.prefetch_bucket(head.db, head.hash);
+                        }
+                        batch.operations.push(Operation {
+                            command: head.command,
+                            db: head.db,
+                            dialect: head.dialect,
+                            source: Source::Frame(index),
+                            first_span: first_span as u32,
+                            span_count: (batch.spans.len() - first_span) as u32,
+                            hash: head.hash,
+                            origin: Origin::Away { from, target: head.target, cost: head.cost },
+                        });
+                        if batch.operations.len() >= limits::BATCH_COMMANDS {
+                            self.execute(context, batch);
+                        }
+                    }
+                    Record::Reply { target, cost, start, end, shared_start, shared_end } => {
+                        self.recheck |= self.links.replied(from, cost);
+                        let bytes = &frame.body.bytes[start..end];
+                        let shared = &frame.body.shared[shared_start..shared_end];
+                        match target {
+                            Target::Session { id, seq } => {
+                                if let Some(session) = self.sessions.get_mut(id) {
+                                    session.replies.deliver(seq, bytes, shared, start, &mut self.pool);
+                                    self.recheck |= session.stalled;
+                                    self.list(id);
+                                }
+                            }
+                            Target::Part { fanout, generation, part } => {
+                                let shared =
+                                    shared.iter().map(|(at, value)| (at - start, value.clone())).collect();
+                                let reply = ReplyBuffer { bytes: bytes.to_vec(), shared };
+                                self.complete_part(context, fanout, generation, part, reply);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Parses what sessions sent whose commands had to wait and need not any more.
+    fn resume_stalled(&mut self, context: &mut Context<'_>, batch: &mut Batch) {
+        if !std::mem::take(&mut self.recheck) || self.stalled.is_empty() {
+            return;
+        }
+        for id in std::mem::take(&mut self.stalled) {
+            if !self.may_resume(id) {
+                if self.sessions.get(id).is_some() {
+                    self.stalled.push(id);
+                }
+                continue;
+            }
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            session.stalled = false;
+            let bytes = Bytes::from(std::mem::take(&mut session.backlog));
+            batch.owned.push(bytes.clone());
+            let source = Source::Owned(batch.owned.len() as u32 - 1);
+            self.parse(context, batch, id, source, &bytes);
+            self.list(id);
+        }
+    }
+
+    fn read_input(&mut self, context: &mut Context<'_>, batch: &mut Batch, index: usize, input: Input) {
+        let bytes = &context.arena[input.start as usize..][..input.len as usize];
+        let Some(session) = self.sessions.get_mut(input.session) else { return };
+        session.client.last_active = context.now;
+        self.core.stats.counters.total_net_input_bytes += bytes.len() as u64;
+        if session.stalled {
+            session.backlog.extend_from_slice(bytes);
+            self.list(input.session);
+            return;
+        }
+        self.parse(context, batch, input.session, Source::Input(index as u32), bytes);
+    }
+
+    /// Parses and dispatches a session's requests until its bytes end or it has to wait.
+    fn parse(&mut self, context: &mut Context<'_>, batch: &mut Batch, id: SessionId, source: Source, bytes: &[u8]) {
+        let mut position = 0;
+        loop {
+            let may_read = self.may_read(id);
+            let Some(session) = self.sessions.get_mut(id) else { return };
+            if session.closing || self.stopping {
+                return;
+            }
+            if !may_read {
+                session.stalled = true;
+                session.backlog.extend_from_slice(&bytes[position..]);
+                self.stalled.push(id);
+                self.recheck |= batch.operations.is_empty();
+                self.list(id);
+                return;
+            }
+            let first_span = batch.spans.len();
+            let authenticated = session.client.authenticated;
+            let limits = super::request_limits(&self.core.config, authenticated);
+            match session.parser.parse(bytes, &mut position, &mut batch.spans, &mut batch.shared, &limits) {
+                Ok(Step::InPlace) => self.dispatch(context, batch, id, source, bytes, first_span),
+                Ok(Step::Carried(carried)) => {
+                    let carried = Bytes::from(carried);
+                    batch.owned.push(carried.clone());
+                    let source = Source::Owned(batch.owned.len() as u32 - 1);
+                    self.dispatch(context, batch, id, source, &carried, first_span);
+                }
+                Ok(Step::NeedMore) => {
+                    if session.parser.is_mid_request() {
+                        self.list(id);
+                    }
+                    return;
+                }
+                Err(error) => {
+                    if let Some(text) = error.reply_text() {
+                        self.reply_error(id, &text);
+                    }
+                    if let Some(session) = self.sessions.get_mut(id) {
+                        session.closing = true;
+                    }
+                    self.list(id);
+                    return;
+                }
+            }
+            if batch.operations.len() >= limits::BATCH_COMMANDS {
+                self.execute(context, batch);
+            }
+        }
+    }
+
+    /// Writes an error as the reply to the next command of a session.
+    pub(super) fn reply_error(&mut self, id: SessionId, text: &[u8]) {
+        self.core.stats.counters.total_error_replies += 1;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let seq = session.replies.reserve();
+        let (buffer, mark) = session.replies.begin(seq, &mut self.pool);
+        ReplyWriter::new(buffer, session.client.dialect).error(text);
+        session.replies.end(mark);
+        self.list(id);
+    }
+
+    /// Executes the batch.
+    pub(super) fn execute(&mut self, context: &mut Context<'_>, batch: &mut Batch) {
+        let mut operations = std::mem::take(&mut batch.operations);
+        for operation in &operations {
+            if operation.hash != 0 {
+                self.core.store.prefetch_entry(operation.db, operation.hash);
+            }
+        }
+        for operation in &operations {
+            self.execute_one(context, batch, operation);
+        }
+        operations.clear();
+        batch.operations = operations;
+        batch.spans.clear();
+        batch.shared.clear();
+    }
+
+    fn execute_one(&mut self, context: &mut Context<'_>, batch: &mut Batch, operation: &Operation) {
+        let buffer: &[u8] = match operation.source {
+            Source::Input(index) => {
+                let input = context.inputs[index as usize];
+                &context.arena[input.start as usize..][..input.len as usize]
+            }
+            Source::Owned(index) => &batch.owned[index as usize],
+            Source::Frame(index) => &batch.frames[index as usize].1.body.bytes,
+        };
+        let first = operation.first_span as usize;
+        let spans = &batch.spans[first..first + operation.span_count as usize];
+        let call = Call {
+            args: Args::new(buffer, spans, &batch.shared),
+            command: operation.command,
+            db: operation.db,
+            hash: operation.hash,
+            now: context.now,
+            bulk_bytes_max: self.core.config.bulk_bytes_max,
+        };
+        let dialect = operation.dialect;
+        let direct = !matches!(operation.command.row().handler, Handler::Shard(_));
+        match operation.origin {
+            Origin::Home(Target::Session { id, seq }) if direct => {
+                if let Some(session) = self.sessions.get_mut(id) {
+                    let (reply, mark) = session.replies.begin(seq, &mut self.pool);
+                    match self.core.run(&call, context.machine, ReplyWriter::new(reply, dialect)) {
+                        Ok(Outcome::Done) => {}
+                        Ok(Outcome::Wait(wait)) => {
+                            session.replies.rewind(mark);
+                            return self.waiters.push(Waiter::new(operation, wait));
+                        }
+                        Err(error) => {
+                            let text = error.text(operation.command.row().name, call.args);
+                            ReplyWriter::new(session.replies.rewind(mark), dialect).error(&text);
+                        }
+                    }
+                    session.replies.end(mark);
+                    self.recheck |= session.stalled;
+                    return self.list(id);
+                }
+            }
+            Origin::Away { from, target, cost } if direct => {
+                let frame = self.links.frame(from);
+                let mark = frame.begin_reply(target, cost);
+                match self.core.run(&call, context.machine, ReplyWriter::new(&mut frame.body, dialect)) {
+                    Ok(Outcome::Done) => {}
+                    Ok(Outcome::Wait(wait)) => {
+                        frame.cancel_reply(mark);
+                        return self.waiters.push(Waiter::new(operation, wait));
+                    }
+                    Err(error) => {
+                        frame.rewind_reply(mark);
+                        let text = error.text(operation.command.row().name, call.args);
+                        ReplyWriter::new(&mut frame.body, dialect).error(&text);
+                    }
+                }
+                return frame.end_reply(mark);
+            }
+            _ => {}
+        }
+        // What is left: commands about the shard itself, parts of split commands, and sessions that are gone.
+        let mut scratch = std::mem::take(&mut batch.scratch);
+        let result = match operation.command.row().handler {
+            Handler::Shard(handler) => {
+                self.refresh_gauges();
+                let sessions = &self.sessions;
+                let clients = || super::dispatch::client_list(sessions, call.now);
+                let core = &mut self.core;
+                core.count(&call, context.machine, |core| {
+                    let mut owner = Owner {
+                        id: core.id,
+                        shards: core.shards,
+                        store: &mut core.store,
+                        config: &mut core.config,
+                        stats: &mut core.stats,
+                        random: &mut || core.random.next(),
+                        clients: &clients,
+                    };
+                    handler(&call, &mut owner, &mut ReplyWriter::new(&mut scratch, dialect))
+                })
+            }
+            _ => self.core.run(&call, context.machine, ReplyWriter::new(&mut scratch, dialect)),
+        };
+        match result {
+            Ok(Outcome::Done) => {}
+            Ok(Outcome::Wait(wait)) => {
+                scratch.clear();
+                batch.scratch = scratch;
+                return self.waiters.push(Waiter::new(operation, wait));
+            }
+            Err(error) => {
+                scratch.clear();
+                let text = error.text(operation.command.row().name, call.args);
+                ReplyWriter::new(&mut scratch, dialect).error(&text);
+            }
+        }
+        self.finish(context, operation.origin, &mut scratch);
+        scratch.clear();
+        batch.scratch = scratch;
+    }
+
+    /// Sends a whole reply to where its command came from, and leaves the buffer empty.
+    pub(super) fn finish(&mut self, context: &mut Context<'_>, origin: Origin, reply: &mut ReplyBuffer) {
+        match origin {
+            Origin::Home(Target::Session { id, seq }) => {
+                if let Some(session) = self.sessions.get_mut(id) {
+                    session.replies.deliver(seq, &reply.bytes, &reply.shared, 0, &mut self.pool);
+                    self.recheck |= session.stalled;
+                    self.list(id);
+                }
+            }
+            Origin::Home(Target::Part { fanout, generation, part }) => {
+                self.complete_part(context, fanout, generation, part, std::mem::take(reply));
+            }
+            Origin::Away { from, target, cost } => {
+                let frame = self.links.frame(from);
+                let mark = frame.begin_reply(target, cost);
+                frame.body.append(reply);
+                frame.end_reply(mark);
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Runs a command on keys.
+    #[inline]
+    fn run(&mut self, call: &Call<'_>, machine: &mut dyn Machine, mut reply: ReplyWriter<'_>) -> CommandResult {
+        self.count(call, machine, |core| match call.command.row().handler {
+            Handler::Read(handler) => handler(call, &core.store, &mut reply),
+            Handler::Write(handler) => handler(call, &mut core.store, &mut reply),
+            Handler::Home(_) | Handler::Shard(_) | Handler::None => unreachable!("routed elsewhere"),
+        })
+    }
+
+    /// Counts a command, and times one in 64 and all that are O(N).
+    #[inline]
+    fn count(
+        &mut self,
+        call: &Call<'_>,
+        machine: &mut dyn Machine,
+        run: impl FnOnce(&mut Core) -> CommandResult,
+    ) -> CommandResult {
+        self.executed += 1;
+        let linear = call.command.row().flags & flag::LINEAR != 0;
+        if self.executed % 64 != 0 && !linear {
+            let result = run(self);
+            let counters = &mut self.stats.commands[call.command.index()];
+            counters.calls += 1;
+            if result.is_err() {
+                counters.failed += 1;
+                self.stats.counters.total_error_replies += 1;
+            }
+            return result;
+        }
+        let start = machine.ticks();
+        let result = run(self);
+        let duration = machine.ticks() - start;
+        let counters = &mut self.stats.commands[call.command.index()];
+        counters.calls += 1;
+        counters.timed += 1;
+        counters.timed_ns += duration;
+        counters.failed += result.is_err() as u64;
+        self.stats.counters.total_error_replies += result.is_err() as u64;
+        self.stats.counters.torc_linear_commands += linear as u64;
+        result
+    }
+}

@@ -1,0 +1,61 @@
+//! Commands that go on in slices, so that no command holds the shard for long. Each keeps its place in the order of its
+//! client's replies; other commands go on between its slices. (Those built so far hold no locks: KEYS promises what SCAN
+//! does. What waits for a key will queue here too.)
+
+use std::collections::VecDeque;
+
+use torc_protocol::resp::reply::{Dialect, ReplyWriter};
+
+use super::Shard;
+use super::turn::{Batch, Context, Operation, Origin};
+use crate::command::Wait;
+
+/// A command that waits, with what it needs to be answered.
+pub(super) struct Waiter {
+    origin: Origin,
+    db: u8,
+    dialect: Dialect,
+    wait: Wait,
+}
+
+impl Waiter {
+    pub fn new(operation: &Operation, wait: Wait) -> Waiter {
+        Waiter { origin: operation.origin, db: operation.db, dialect: operation.dialect, wait }
+    }
+}
+
+/// The waiting commands of one shard, in turn.
+#[derive(Default)]
+pub(super) struct Waiters {
+    queue: VecDeque<Waiter>,
+}
+
+impl Waiters {
+    pub fn push(&mut self, waiter: Waiter) {
+        self.queue.push_back(waiter);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+}
+
+impl Shard {
+    /// Gives the command at the head of the queue a slice.
+    pub(super) fn step_waiters(&mut self, context: &mut Context<'_>, batch: &mut Batch) {
+        let Some(mut waiter) = self.waiters.queue.pop_front() else { return };
+        let Wait::Keys(scan) = &mut waiter.wait;
+        if scan.step(&self.core.store, waiter.db, context.now) {
+            return self.waiters.queue.push_back(waiter);
+        }
+        scan.write(&mut ReplyWriter::new(&mut batch.scratch, waiter.dialect));
+        let mut reply = std::mem::take(&mut batch.scratch);
+        self.finish(context, waiter.origin, &mut reply);
+        reply.clear();
+        batch.scratch = reply;
+    }
+}

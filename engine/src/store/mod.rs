@@ -1,0 +1,380 @@
+//! The keyspaces of one shard: what is stored, until when, and how much memory it takes. No replies, no commands.
+//!
+//! [`Store`] is the whole interface, and it is safe: [`entry`] lays one key and value out in memory, [`table`] finds it.
+//! Everything is told the time; an entry whose time has come reads as absent. What a reader finds expired goes to a
+//! bounded reap list that [`Store::reap`] empties at the end of the turn; what nobody reads is found by
+//! [`Store::expire_slice`]. Every change is counted ([`Store::changes`]); the log will be told at the same place.
+
+mod entry;
+mod table;
+
+use std::cell::{Cell, RefCell};
+
+use ahash::RandomState;
+
+pub use entry::{EntryRef, NewValue, Value};
+use entry::Entry;
+use table::{Place, Table};
+
+use crate::id::Millis;
+use crate::limits;
+
+/// Bits of a scan position on one shard ([`Store::scan`]).
+pub const SCAN_POSITION_BITS: u32 = table::DEPTH_MAX + table::BUCKET_BITS;
+
+/// A key with what is known of it: its database and its hash.
+#[derive(Clone, Copy, Debug)]
+pub struct Key<'a> {
+    pub db: u8,
+    pub hash: u64,
+    pub bytes: &'a [u8],
+}
+
+/// What happens to the expiry time of a key that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// None from now on.
+    Never,
+    /// At this time.
+    At(Millis),
+    /// As it was.
+    Keep,
+}
+
+#[derive(Default)]
+struct Keyspace {
+    table: Table,
+    /// Entries that have an expiry time.
+    expiring: usize,
+    /// Bytes of all entries.
+    entry_bytes: usize,
+    /// Where the next expiry slice looks.
+    expire_position: u64,
+}
+
+/// Counts of what happened to keys, for `INFO`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StoreCounters {
+    /// Changes since the start (`rdb_changes_since_last_save`).
+    pub changes: u64,
+    /// Keys removed because their time had come.
+    pub expired: u64,
+    /// Reads that found their key, and reads that did not.
+    pub hits: u64,
+    pub misses: u64,
+}
+
+/// The data of one shard.
+pub struct Store {
+    keyspaces: Vec<Keyspace>,
+    hasher: RandomState,
+    /// Hashes of entries that a reader found expired, with their database.
+    reap: RefCell<Vec<(u8, u64)>>,
+    /// Tables given up by FLUSHDB and FLUSHALL, freed in slices.
+    garbage: Vec<Table>,
+    counters: StoreCounters,
+    hits: Cell<u64>,
+    misses: Cell<u64>,
+}
+
+impl Store {
+    /// An empty store. `seed` keeps clients from choosing keys that collide.
+    pub fn new(databases: usize, seed: [u64; 4]) -> Store {
+        Store {
+            keyspaces: (0..databases).map(|_| Keyspace::default()).collect(),
+            hasher: RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]),
+            reap: RefCell::new(Vec::with_capacity(limits::REAP_MAX)),
+            garbage: Vec::new(),
+            counters: StoreCounters::default(),
+            hits: Cell::new(0),
+            misses: Cell::new(0),
+        }
+    }
+
+    /// The hash of a key: the same on every shard of a process, different in every process, never stored or sent.
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// A key of database `db`, hashed.
+    #[inline]
+    pub fn key<'a>(&self, db: u8, bytes: &'a [u8]) -> Key<'a> {
+        Key { db, hash: self.hash(bytes), bytes }
+    }
+
+    /// Asks the processor for the place of the table where a hash is looked up.
+    #[inline]
+    pub fn prefetch_bucket(&self, db: u8, hash: u64) {
+        self.keyspaces[db as usize].table.prefetch_bucket(hash);
+    }
+
+    /// Asks the processor for the entry; [`Store::prefetch_bucket`] should have been called a while before.
+    #[inline]
+    pub fn prefetch_entry(&self, db: u8, hash: u64) {
+        self.keyspaces[db as usize].table.prefetch_entry(hash);
+    }
+
+    /// The entry of a key, unless it is absent or expired; counted as a hit or a miss.
+    #[inline]
+    pub fn get(&self, key: Key<'_>, now: Millis) -> Option<EntryRef<'_>> {
+        let found = self.peek(key, now);
+        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        counter.set(counter.get() + 1);
+        found
+    }
+
+    /// As [`Store::get`], for commands that write: not counted.
+    #[inline]
+    pub fn peek(&self, key: Key<'_>, now: Millis) -> Option<EntryRef<'_>> {
+        let table = &self.keyspaces[key.db as usize].table;
+        let entry = table.entry(table.find(key.hash, key.bytes)?);
+        if is_expired(entry, now) {
+            let mut reap = self.reap.borrow_mut();
+            if reap.len() < limits::REAP_MAX {
+                reap.push((key.db, key.hash));
+            }
+            return None;
+        }
+        Some(entry)
+    }
+
+    /// The place of a key for a writer: an expired entry is removed first.
+    #[inline]
+    fn find_mut(&mut self, key: Key<'_>, now: Millis) -> Option<Place> {
+        let table = &self.keyspaces[key.db as usize].table;
+        let place = table.find(key.hash, key.bytes)?;
+        if is_expired(table.entry(place), now) {
+            self.remove_at(key.db, place);
+            self.counters.expired += 1;
+            return None;
+        }
+        Some(place)
+    }
+
+    fn remove_at(&mut self, db: u8, place: Place) {
+        let keyspace = &mut self.keyspaces[db as usize];
+        let entry = keyspace.table.remove(place);
+        keyspace.expiring -= (entry.as_ref().expire_ms() != 0) as usize;
+        keyspace.entry_bytes -= entry.as_ref().memory_bytes();
+    }
+
+    /// Sets a key's value, creating the key if it is absent.
+    #[inline]
+    pub fn set(&mut self, key: Key<'_>, value: NewValue<'_>, expiry: Expiry, now: Millis) {
+        self.counters.changes += 1;
+        let Some(place) = self.find_mut(key, now) else {
+            return self.insert(key, value, expiry);
+        };
+        let keyspace = &mut self.keyspaces[key.db as usize];
+        let entry = keyspace.table.entry(place);
+        let (old_bytes, old_expire) = (entry.memory_bytes(), entry.expire_ms());
+        let expire = match expiry {
+            Expiry::Never => 0,
+            Expiry::At(at) => at.0.max(1),
+            Expiry::Keep => old_expire,
+        };
+        let new_bytes = keyspace.table.change(place, |entry| {
+            if entry.try_set_value(value) {
+                entry.set_expire_ms(expire);
+                return (entry.as_ref().memory_bytes(), None);
+            }
+            let moved = Entry::new(key.bytes, value, expire);
+            (moved.as_ref().memory_bytes(), Some(moved))
+        });
+        keyspace.entry_bytes = keyspace.entry_bytes + new_bytes - old_bytes;
+        keyspace.expiring = keyspace.expiring + (expire != 0) as usize - (old_expire != 0) as usize;
+    }
+
+    fn insert(&mut self, key: Key<'_>, value: NewValue<'_>, expiry: Expiry) {
+        let expire = match expiry {
+            Expiry::Never | Expiry::Keep => 0,
+            Expiry::At(at) => at.0.max(1),
+        };
+        let entry = Entry::new(key.bytes, value, expire);
+        let keyspace = &mut self.keyspaces[key.db as usize];
+        keyspace.entry_bytes += entry.as_ref().memory_bytes();
+        keyspace.expiring += (expire != 0) as usize;
+        let hasher = &self.hasher;
+        keyspace.table.insert(key.hash, entry, &|entry: EntryRef| hasher.hash_one(entry.key()));
+    }
+
+    /// Removes a key. False if it was absent or expired.
+    #[inline]
+    pub fn remove(&mut self, key: Key<'_>, now: Millis) -> bool {
+        let Some(place) = self.find_mut(key, now) else { return false };
+        self.remove_at(key.db, place);
+        self.counters.changes += 1;
+        true
+    }
+
+    /// Sets a present key's expiry; `None` makes it permanent. A time that has come removes the key. False if absent.
+    pub fn set_expiry(&mut self, key: Key<'_>, at: Option<Millis>, now: Millis) -> bool {
+        let Some(place) = self.find_mut(key, now) else { return false };
+        self.counters.changes += 1;
+        if at.is_some_and(|at| at <= now) {
+            self.remove_at(key.db, place);
+            return true;
+        }
+        let expire = at.map_or(0, |at| at.0.max(1));
+        let keyspace = &mut self.keyspaces[key.db as usize];
+        let old = keyspace.table.entry(place).expire_ms();
+        keyspace.table.change(place, |entry| (entry.set_expire_ms(expire), None));
+        keyspace.expiring = keyspace.expiring + (expire != 0) as usize - (old != 0) as usize;
+        true
+    }
+
+    /// Writes `bytes` at `offset` of a value, which is created empty if the key is absent and filled with zeros up to
+    /// `offset`. Returns the new length. The caller has checked it against the limit.
+    pub fn write_at(&mut self, key: Key<'_>, offset: usize, bytes: &[u8], now: Millis) -> usize {
+        let place = match self.find_mut(key, now) {
+            Some(place) => place,
+            None if offset == 0 => {
+                self.counters.changes += 1;
+                self.insert(key, NewValue::from(bytes), Expiry::Never);
+                return bytes.len();
+            }
+            None => {
+                self.insert(key, NewValue::from(&b""[..]), Expiry::Never);
+                self.find_mut(key, now).expect("just inserted")
+            }
+        };
+        self.counters.changes += 1;
+        let keyspace = &mut self.keyspaces[key.db as usize];
+        let old_bytes = keyspace.table.entry(place).memory_bytes();
+        let (len, new_bytes) = keyspace.table.change(place, |entry| {
+            let moved = entry.write_at(offset, bytes);
+            let now = moved.as_ref().unwrap_or(entry).as_ref();
+            ((now.value().bytes().len(), now.memory_bytes()), moved)
+        });
+        keyspace.entry_bytes = keyspace.entry_bytes + new_bytes - old_bytes;
+        len
+    }
+
+    /// Keys of a database, those included whose time has come and nobody has noticed.
+    pub fn len(&self, db: u8) -> usize {
+        self.keyspaces[db as usize].table.len()
+    }
+
+    /// Keys of a database that have an expiry time.
+    pub fn expiring(&self, db: u8) -> usize {
+        self.keyspaces[db as usize].expiring
+    }
+
+    /// How many databases there are.
+    pub fn databases(&self) -> usize {
+        self.keyspaces.len()
+    }
+
+    /// Bytes of entries and tables, what waits to be freed not included.
+    pub fn memory_bytes(&self) -> usize {
+        self.keyspaces.iter().map(|keyspace| keyspace.entry_bytes + keyspace.table.memory_bytes()).sum()
+    }
+
+    /// Counts since the start.
+    pub fn counters(&self) -> StoreCounters {
+        StoreCounters { hits: self.hits.get(), misses: self.misses.get(), ..self.counters }
+    }
+
+    /// Empties a database at once; its memory is freed in slices ([`Store::free_slice`]).
+    pub fn clear(&mut self, db: u8) {
+        let old = std::mem::take(&mut self.keyspaces[db as usize]);
+        self.counters.changes += old.table.len() as u64;
+        self.garbage.push(old.table);
+    }
+
+    /// Frees a slice of what was cleared: about 50 µs of work. True if there is more.
+    pub fn free_slice(&mut self) -> bool {
+        if let Some(table) = self.garbage.last_mut()
+            && table.free_some(limits::FREE_SLICE_ENTRIES)
+        {
+            self.garbage.pop();
+        }
+        !self.garbage.is_empty()
+    }
+
+    /// Visits at least `count` live keys from `position` on (or as many as there are), and gives the next position; 0 is
+    /// the beginning, and what is returned at the end. A key that is present from the first call to the one that returns
+    /// 0 is visited at least once, whatever else happens in between. Positions are below `1 << SCAN_POSITION_BITS`.
+    pub fn scan(&self, db: u8, position: u64, count: usize, now: Millis, mut visit: impl FnMut(EntryRef)) -> u64 {
+        let rehash = |entry: EntryRef| self.hasher.hash_one(entry.key());
+        let visit_live = |entry: EntryRef| {
+            if !is_expired(entry, now) {
+                visit(entry);
+            }
+        };
+        self.keyspaces[db as usize].table.scan(position, count, &rehash, visit_live).unwrap_or(0)
+    }
+
+    /// A live key chosen by the random numbers, or `None` if a few tries found only expired ones.
+    pub fn random_key(&self, db: u8, now: Millis, mut random: impl FnMut() -> u64) -> Option<&[u8]> {
+        let table = &self.keyspaces[db as usize].table;
+        (0..limits::RANDOM_KEY_TRIES)
+            .filter_map(|_| table.sample(random()))
+            .find(|&entry| !is_expired(entry, now))
+            .map(|entry| entry.key())
+    }
+
+    /// Removes what readers found expired during the turn.
+    #[inline]
+    pub fn reap(&mut self, now: Millis) {
+        if self.reap.get_mut().is_empty() {
+            return;
+        }
+        let mut list = std::mem::take(self.reap.get_mut());
+        for (db, hash) in list.drain(..) {
+            let table = &self.keyspaces[db as usize].table;
+            if let Some(place) = table.find_by(hash, |entry| is_expired(entry, now)) {
+                self.remove_at(db, place);
+                self.counters.expired += 1;
+            }
+        }
+        *self.reap.get_mut() = list;
+    }
+
+    /// Whether any key has an expiry time.
+    pub fn has_expiring(&self) -> bool {
+        self.keyspaces.iter().any(|keyspace| keyspace.expiring > 0)
+    }
+
+    /// Looks at a slice of each database that has keys with an expiry time, and removes what is due. True if so much
+    /// was due that another slice should follow soon (Redis's rule: more than a quarter of those looked at).
+    pub fn expire_slice(&mut self, now: Millis) -> bool {
+        let mut more = false;
+        for db in 0..self.keyspaces.len() {
+            let keyspace = &self.keyspaces[db];
+            if keyspace.expiring == 0 {
+                continue;
+            }
+            let (mut seen, mut due) = (0, Vec::new());
+            let hasher = &self.hasher;
+            let rehash = |entry: EntryRef| hasher.hash_one(entry.key());
+            let next =
+                keyspace.table.scan(keyspace.expire_position, limits::EXPIRE_SLICE_ENTRIES, &rehash, |entry| {
+                    seen += (entry.expire_ms() != 0) as usize;
+                    if is_expired(entry, now) {
+                        due.push(rehash(entry));
+                    }
+                });
+            self.keyspaces[db].expire_position = next.unwrap_or(0);
+            more |= due.len() * 4 > seen.max(1);
+            for hash in due {
+                let table = &self.keyspaces[db].table;
+                if let Some(place) = table.find_by(hash, |entry| is_expired(entry, now)) {
+                    self.remove_at(db as u8, place);
+                    self.counters.expired += 1;
+                }
+            }
+        }
+        more
+    }
+}
+
+#[inline]
+fn is_expired(entry: EntryRef<'_>, now: Millis) -> bool {
+    let expire = entry.expire_ms();
+    expire != 0 && expire <= now.0
+}
+
+#[cfg(test)]
+mod tests;

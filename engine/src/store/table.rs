@@ -1,0 +1,483 @@
+//! The hash table of one keyspace: extendible hashing over small segments, so that no step of growing takes long.
+//!
+//! ```text
+//! hash   63 ............ 64-depth | ...            | 22 ...... 7 | 6 ... 0
+//!        directory index          |                |     tag     | bucket in segment
+//!
+//! directory --> segment of 128 buckets --> bucket of 8 slots (one cache line) --> entry
+//!               8 KiB                      slot = tag << 48 | address of the entry
+//! ```
+//!
+//! A lookup reads the directory (8 bytes for about 600 keys, so it stays in cache), one bucket, and the entry: two
+//! misses in DRAM, and both can be prefetched. A bucket that is full spills into the next one of its segment; a lookup
+//! stops at the first bucket that has a slot which was never used.
+//!
+//! A segment that is four fifths full splits in two by the next bit of the hash: about 820 entries are re-hashed, tens
+//! of microseconds, however large the table is. Only the directory is ever doubled as a whole: 8 bytes per segment, a
+//! plain copy. (Extendible hashing: Fagin et al., TODS 1979; small segments with a bucket per cache line: Dash, Lu et
+//! al., VLDB 2020, and Dragonfly's table.) The directory is indexed by the *high* bits of the hash, so directory order
+//! is hash order and a scan position stays meaningful while segments split (see [`Table::scan`]).
+#![allow(unsafe_code)]
+
+use std::ptr::NonNull;
+
+use super::entry::{Entry, EntryRef};
+
+const BUCKETS: usize = 128;
+const SLOTS_PER_BUCKET: usize = 8;
+const SLOTS: usize = BUCKETS * SLOTS_PER_BUCKET;
+/// A segment splits when more of its slots are taken.
+const SPLIT_AT: usize = SLOTS * 4 / 5;
+/// A segment with more slots that are neither taken nor fresh is rebuilt, so that misses stay short.
+const TOMBSTONES_MAX: usize = SLOTS / 8;
+/// Bits of the hash that a scan cursor can hold for the directory; 2^40 segments are out of reach.
+pub const DEPTH_MAX: u32 = 40;
+/// Bits of the bucket in a scan position.
+pub const BUCKET_BITS: u32 = BUCKETS.trailing_zeros();
+
+const ADDRESS_MASK: u64 = (1 << 48) - 1;
+const FRESH: u64 = 0;
+/// A slot that was taken once: a lookup goes on past its bucket.
+const TOMBSTONE: u64 = 1;
+
+const _: () = assert!(BUCKETS.is_power_of_two() && SLOTS_PER_BUCKET * 8 == 64);
+const _: () = assert!(SPLIT_AT + TOMBSTONES_MAX < SLOTS, "a lookup must find a fresh slot");
+
+#[repr(C, align(64))]
+struct Segment {
+    buckets: [[u64; SLOTS_PER_BUCKET]; BUCKETS],
+    /// How many high bits of the hash all entries here share.
+    depth: u32,
+    taken: u32,
+    tombstones: u32,
+}
+
+/// Bytes of one segment.
+pub const SEGMENT_BYTES: usize = std::mem::size_of::<Segment>();
+
+/// Where an entry is: valid until the table changes.
+#[derive(Clone, Copy)]
+pub struct Place {
+    segment: NonNull<Segment>,
+    bucket: u32,
+    slot: u32,
+}
+
+/// Keys to entries. The caller gives the hash with each key, always of the same function.
+pub struct Table {
+    directory: Vec<NonNull<Segment>>,
+    depth: u32,
+    len: usize,
+    segments: usize,
+}
+
+// SAFETY: a table owns its segments and entries outright; the raw pointers are not shared with anyone.
+unsafe impl Send for Table {}
+
+impl Table {
+    /// An empty table: no memory until the first insertion.
+    pub fn new() -> Table {
+        Table { directory: Vec::new(), depth: 0, len: 0, segments: 0 }
+    }
+
+    /// Entries, expired ones included.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes of the table itself, entries not included.
+    pub fn memory_bytes(&self) -> usize {
+        self.directory.capacity() * 8 + self.segments * SEGMENT_BYTES
+    }
+
+    #[inline]
+    fn segment_of(&self, hash: u64) -> Option<NonNull<Segment>> {
+        // A shift by 64 is not a shift; depth 0 has one segment.
+        let index = if self.depth == 0 { 0 } else { (hash >> (64 - self.depth)) as usize };
+        self.directory.get(index).copied()
+    }
+
+    /// Asks the processor for the bucket of `hash`.
+    #[inline]
+    pub fn prefetch_bucket(&self, hash: u64) {
+        if let Some(segment) = self.segment_of(hash) {
+            let bucket = bucket_of(hash);
+            // SAFETY: the segment is live and the bucket index is below BUCKETS, so the address is inside it.
+            prefetch(unsafe { (&raw const (*segment.as_ptr()).buckets[bucket]).cast() });
+        }
+    }
+
+    /// Asks the processor for the entry that `hash` most probably means; its bucket should have arrived.
+    #[inline]
+    pub fn prefetch_entry(&self, hash: u64) {
+        let Some(segment) = self.segment_of(hash) else { return };
+        // SAFETY: the segment is live; no reference to it is held by anyone else during this call.
+        let bucket = unsafe { &(*segment.as_ptr()).buckets[bucket_of(hash)] };
+        let tag = tag_of(hash);
+        for &slot in bucket {
+            if slot >> 48 == tag && slot > TOMBSTONE {
+                let entry = (slot & ADDRESS_MASK) as *const u8;
+                prefetch(entry);
+                // A short entry that straddles a cache line needs both.
+                prefetch(entry.wrapping_add(64));
+                return;
+            }
+        }
+    }
+
+    /// Where `key` is.
+    #[inline]
+    pub fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
+        self.find_by(hash, |entry| entry.key() == key)
+    }
+
+    /// Where the first entry with this hash is that `matches`.
+    #[inline]
+    pub fn find_by(&self, hash: u64, matches: impl Fn(EntryRef) -> bool) -> Option<Place> {
+        let segment = self.segment_of(hash)?;
+        let tag = tag_of(hash);
+        let mut index = bucket_of(hash);
+        for _ in 0..BUCKETS {
+            // SAFETY: the segment is live, &self keeps it from changing.
+            let bucket = unsafe { &(*segment.as_ptr()).buckets[index] };
+            let mut fresh = false;
+            for (at, &slot) in bucket.iter().enumerate() {
+                if slot >> 48 == tag && slot > TOMBSTONE {
+                    // SAFETY: a slot above TOMBSTONE holds the address of an entry that the table owns.
+                    let entry = unsafe { EntryRef::from_raw(slot & ADDRESS_MASK) };
+                    if matches(entry) {
+                        return Some(Place { segment, bucket: index as u32, slot: at as u32 });
+                    }
+                }
+                fresh |= slot == FRESH;
+            }
+            if fresh {
+                return None;
+            }
+            index = (index + 1) % BUCKETS;
+        }
+        None
+    }
+
+    #[inline]
+    fn slot(&self, place: Place) -> u64 {
+        // SAFETY: a Place points into a live segment until the table changes, which the callers' borrows rule out.
+        unsafe { (*place.segment.as_ptr()).buckets[place.bucket as usize][place.slot as usize] }
+    }
+
+    #[inline]
+    fn set_slot(&mut self, place: Place, value: u64) {
+        // SAFETY: as for slot; &mut self is exclusive.
+        unsafe { (*place.segment.as_ptr()).buckets[place.bucket as usize][place.slot as usize] = value };
+    }
+
+    /// The entry at a place just found.
+    #[inline]
+    pub fn entry(&self, place: Place) -> EntryRef<'_> {
+        let address = self.slot(place) & ADDRESS_MASK;
+        // SAFETY: `find` gave the place of a live entry and &self keeps the table from changing.
+        unsafe { EntryRef::from_raw(address) }
+    }
+
+    /// Changes the entry at a place just found. The change may give back an entry that replaces it.
+    #[inline]
+    pub fn change<R>(&mut self, place: Place, change: impl FnOnce(&mut Entry) -> (R, Option<Entry>)) -> R {
+        let slot = self.slot(place);
+        // SAFETY: the place holds a live entry; ours alone, because of &mut self.
+        let mut entry = std::mem::ManuallyDrop::new(unsafe { Entry::from_raw(slot & ADDRESS_MASK) });
+        let (result, moved) = change(&mut entry);
+        if let Some(moved) = moved {
+            self.set_slot(place, slot & !ADDRESS_MASK | pack(moved));
+            drop(std::mem::ManuallyDrop::into_inner(entry));
+        }
+        result
+    }
+
+    /// Takes the entry at a place just found out of the table.
+    pub fn remove(&mut self, place: Place) -> Entry {
+        let address = self.slot(place) & ADDRESS_MASK;
+        // SAFETY: the segment is live and &mut self is exclusive.
+        let segment = unsafe { &mut *place.segment.as_ptr() };
+        let bucket = &mut segment.buckets[place.bucket as usize];
+        // A bucket that has a fresh slot was never full, so nothing has spilled past it.
+        let never_full = bucket.contains(&FRESH);
+        bucket[place.slot as usize] = if never_full { FRESH } else { TOMBSTONE };
+        segment.taken -= 1;
+        segment.tombstones += !never_full as u32;
+        self.len -= 1;
+        // SAFETY: the slot owned this entry and no longer names it.
+        unsafe { Entry::from_raw(address) }
+    }
+
+    /// Adds an entry whose key is not in the table. `rehash` gives the hash of any entry's key.
+    pub fn insert(&mut self, hash: u64, entry: Entry, rehash: &impl Fn(EntryRef) -> u64) {
+        if self.directory.is_empty() {
+            self.directory.push(Segment::new(0));
+            self.segments = 1;
+        }
+        let mut segment = self.segment_of(hash).expect("the directory is not empty");
+        // SAFETY: the segment is live and &mut self is exclusive (here and below).
+        while unsafe { segment.as_ref() }.taken as usize >= SPLIT_AT && self.split(hash, rehash) {
+            segment = self.segment_of(hash).expect("splitting keeps the directory full");
+        }
+        // SAFETY: as above; split may have replaced the segment, so it was looked up again.
+        let full = unsafe { segment.as_mut() };
+        assert!((full.taken as usize) < SPLIT_AT + TOMBSTONES_MAX, "more equal hash prefixes than a segment holds");
+        if full.tombstones as usize > TOMBSTONES_MAX {
+            full.rebuild(rehash);
+        }
+        full.put(hash, pack(entry));
+        self.len += 1;
+    }
+
+    /// Splits the segment of `hash` in two. False if the depth is exhausted.
+    fn split(&mut self, hash: u64, rehash: &impl Fn(EntryRef) -> u64) -> bool {
+        let mut old = self.segment_of(hash).expect("only a present segment is split");
+        // SAFETY: the segment is live and &mut self is exclusive.
+        let old_segment = unsafe { old.as_mut() };
+        let depth = old_segment.depth;
+        if depth == DEPTH_MAX {
+            return false;
+        }
+        if depth == self.depth {
+            self.directory = self.directory.iter().flat_map(|&segment| [segment, segment]).collect();
+            self.depth += 1;
+        }
+        let slots = old_segment.take_all();
+        let mut new = Segment::new(depth + 1);
+        old_segment.depth = depth + 1;
+        self.segments += 1;
+        // SAFETY: just made, not yet shared.
+        let new_segment = unsafe { new.as_mut() };
+        for_each_prefetched(&slots, |slot| {
+            // SAFETY: the slot holds the address of a live entry that the table owns.
+            let hash = rehash(unsafe { EntryRef::from_raw(slot & ADDRESS_MASK) });
+            let upper = hash >> (63 - depth) & 1 == 1;
+            if upper { new_segment.put(hash, slot & ADDRESS_MASK) } else { old_segment.put(hash, slot & ADDRESS_MASK) }
+        });
+        // The old segment filled an aligned run of the directory; its upper half is the new one's.
+        let run = 1usize << (self.depth - depth);
+        let index = if self.depth == 0 { 0 } else { (hash >> (64 - self.depth)) as usize };
+        let start = index & !(run - 1);
+        self.directory[start + run / 2..start + run].fill(new);
+        true
+    }
+
+    /// Visits entries in hash order from `position` on, at least `count` of them unless the end comes first, and gives
+    /// the next position, or `None` at the end.
+    ///
+    /// A position is a bucket: the high [`DEPTH_MAX`] bits of the hash, then the bucket in the segment. Everything
+    /// present from the first call to the last is visited at least once: a segment that splits between two calls has
+    /// been visited up to its bucket for both halves (so the second half may be visited twice), and directory order
+    /// never changes.
+    pub fn scan(
+        &self,
+        position: u64,
+        count: usize,
+        rehash: &impl Fn(EntryRef) -> u64,
+        mut visit: impl FnMut(EntryRef),
+    ) -> Option<u64> {
+        let mut prefix = position >> BUCKET_BITS;
+        let mut bucket = position as usize % BUCKETS;
+        let mut visited = 0;
+        // Empty stretches are bounded too: a call looks at no more than this many buckets.
+        let mut buckets_left = count.saturating_mul(10).max(BUCKETS);
+        while prefix < 1 << DEPTH_MAX {
+            let segment = self.segment_of(prefix << (64 - DEPTH_MAX))?;
+            // SAFETY: the segment is live, &self keeps it from changing.
+            let segment = unsafe { segment.as_ref() };
+            while bucket < BUCKETS {
+                if visited >= count || buckets_left == 0 {
+                    return Some(prefix << BUCKET_BITS | bucket as u64);
+                }
+                buckets_left -= 1;
+                segment.for_each_at_home(bucket, rehash, |entry| {
+                    visited += 1;
+                    visit(entry);
+                });
+                bucket += 1;
+            }
+            bucket = 0;
+            // The next segment begins where this one's range of prefixes ends.
+            let width = 1u64 << (DEPTH_MAX - segment.depth);
+            prefix = (prefix & !(width - 1)) + width;
+        }
+        None
+    }
+
+    /// An entry chosen by `random`, near enough to uniform: a random bucket, and the next ones while they are empty.
+    pub fn sample(&self, random: u64) -> Option<EntryRef<'_>> {
+        if self.len == 0 {
+            return None;
+        }
+        let mut index = (random >> 32) as usize % self.directory.len();
+        let mut bucket = random as usize % BUCKETS;
+        let first = (random >> 16) as usize;
+        for _ in 0..self.directory.len() {
+            // SAFETY: the segment is live, &self keeps it from changing.
+            let segment = unsafe { self.directory[index].as_ref() };
+            for _ in 0..BUCKETS {
+                for step in 0..SLOTS_PER_BUCKET {
+                    let slot = segment.buckets[bucket][(first + step) % SLOTS_PER_BUCKET];
+                    if slot > TOMBSTONE {
+                        // SAFETY: the slot holds the address of a live entry; the borrow is tied to &self.
+                        return Some(unsafe { EntryRef::from_raw(slot & ADDRESS_MASK) });
+                    }
+                }
+                bucket = (bucket + 1) % BUCKETS;
+            }
+            index = (index + 1) % self.directory.len();
+        }
+        None
+    }
+
+    /// Frees up to `count` entries, for a table that is given up in slices. True when nothing is left.
+    pub fn free_some(&mut self, mut count: usize) -> bool {
+        while let Some(&last) = self.directory.last() {
+            // SAFETY: the segment is live; copies of its pointer further down the directory are popped with it.
+            let segment = unsafe { &mut *last.as_ptr() };
+            let slots = segment.take_all();
+            let freed = slots.len();
+            for_each_prefetched(&slots, |slot| {
+                // SAFETY: the slot owned this entry and no longer names it.
+                drop(unsafe { Entry::from_raw(slot & ADDRESS_MASK) });
+            });
+            self.len -= freed;
+            while self.directory.last() == Some(&last) {
+                self.directory.pop();
+            }
+            self.segments -= 1;
+            // SAFETY: made by Box in Segment::new, and no pointer to it is left in the directory.
+            drop(unsafe { Box::from_raw(last.as_ptr()) });
+            count = count.saturating_sub(freed.max(1));
+            if count == 0 {
+                break;
+            }
+        }
+        self.directory.is_empty()
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        while !self.free_some(usize::MAX) {}
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Table::new()
+    }
+}
+
+impl Segment {
+    fn new(depth: u32) -> NonNull<Segment> {
+        let layout = std::alloc::Layout::new::<Segment>();
+        // SAFETY: the layout is not empty, and all-zero bytes are a valid Segment: fresh slots and zero counters.
+        let pointer = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<Segment>();
+        let Some(mut segment) = NonNull::new(pointer) else { std::alloc::handle_alloc_error(layout) };
+        // SAFETY: just allocated and initialized.
+        unsafe { segment.as_mut() }.depth = depth;
+        segment
+    }
+
+    /// Puts an entry's address into the first free slot from its bucket on.
+    fn put(&mut self, hash: u64, address: u64) {
+        let mut index = bucket_of(hash);
+        loop {
+            if let Some(slot) = self.buckets[index].iter_mut().find(|slot| **slot <= TOMBSTONE) {
+                self.tombstones -= (*slot == TOMBSTONE) as u32;
+                *slot = tag_of(hash) << 48 | address;
+                self.taken += 1;
+                return;
+            }
+            index = (index + 1) % BUCKETS;
+        }
+    }
+
+    /// Empties the segment and gives its taken slots.
+    fn take_all(&mut self) -> Vec<u64> {
+        let slots = self.buckets.iter().flatten().copied().filter(|&slot| slot > TOMBSTONE).collect();
+        self.buckets.as_flattened_mut().fill(FRESH);
+        self.taken = 0;
+        self.tombstones = 0;
+        slots
+    }
+
+    /// Puts every entry back where it belongs, without tombstones.
+    fn rebuild(&mut self, rehash: &impl Fn(EntryRef) -> u64) {
+        let slots = self.take_all();
+        for_each_prefetched(&slots, |slot| {
+            // SAFETY: the slot holds the address of a live entry that the table owns.
+            let hash = rehash(unsafe { EntryRef::from_raw(slot & ADDRESS_MASK) });
+            self.put(hash, slot & ADDRESS_MASK);
+        });
+    }
+
+    /// Visits the entries whose own bucket is `home`, wherever they spilled.
+    fn for_each_at_home(&self, home: usize, rehash: &impl Fn(EntryRef) -> u64, mut visit: impl FnMut(EntryRef)) {
+        let mut index = home;
+        for _ in 0..BUCKETS {
+            let mut fresh = false;
+            for &slot in &self.buckets[index] {
+                if slot > TOMBSTONE {
+                    // SAFETY: the slot holds the address of a live entry that the table owns.
+                    let entry = unsafe { EntryRef::from_raw(slot & ADDRESS_MASK) };
+                    if bucket_of(rehash(entry)) == home {
+                        visit(entry);
+                    }
+                }
+                fresh |= slot == FRESH;
+            }
+            if fresh {
+                return;
+            }
+            index = (index + 1) % BUCKETS;
+        }
+    }
+}
+
+/// Calls `visit` for each slot, asking for entries a few steps ahead.
+fn for_each_prefetched(slots: &[u64], mut visit: impl FnMut(u64)) {
+    const AHEAD: usize = 16;
+    for (at, &slot) in slots.iter().enumerate() {
+        if let Some(&ahead) = slots.get(at + AHEAD) {
+            prefetch((ahead & ADDRESS_MASK) as *const u8);
+        }
+        visit(slot);
+    }
+}
+
+#[inline]
+fn bucket_of(hash: u64) -> usize {
+    hash as usize % BUCKETS
+}
+
+#[inline]
+fn tag_of(hash: u64) -> u64 {
+    hash >> BUCKET_BITS & 0xffff
+}
+
+fn pack(entry: Entry) -> u64 {
+    let address = entry.into_raw();
+    assert!(address & !ADDRESS_MASK == 0 && address > TOMBSTONE, "user addresses have 48 bits");
+    address
+}
+
+/// Asks the processor to bring a cache line; harmless for any address.
+#[inline]
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint that never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a prefetch is a hint that never faults.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) address, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = address;
+}

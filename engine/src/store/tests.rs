@@ -1,0 +1,191 @@
+//! The store against a model in the plainest code: a HashMap of keys to values and times.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn store() -> Store {
+    Store::new(2, [1, 2, 3, 4])
+}
+
+const NOW: Millis = Millis(1_000);
+
+#[test]
+fn growth_keeps_every_key() {
+    let mut store = store();
+    for i in 0..100_000u32 {
+        let name = format!("key:{i}");
+        store.set(store.key(0, name.as_bytes()), NewValue::from(&i.to_le_bytes()[..]), Expiry::Never, NOW);
+    }
+    assert_eq!(store.len(0), 100_000);
+    for i in 0..100_000u32 {
+        let name = format!("key:{i}");
+        let entry = store.get(store.key(0, name.as_bytes()), NOW).expect(&name);
+        assert_eq!(entry.value().bytes(), i.to_le_bytes());
+    }
+    for i in (0..100_000u32).filter(|i| i % 3 != 0) {
+        let name = format!("key:{i}");
+        assert!(store.remove(store.key(0, name.as_bytes()), NOW));
+    }
+    assert_eq!(store.len(0), 33_334);
+    store.clear(0);
+    while store.free_slice() {}
+    assert_eq!((store.len(0), store.memory_bytes()), (0, 0));
+}
+
+#[test]
+fn a_scan_meets_what_stays_while_the_table_grows_and_keys_go() {
+    let mut store = store();
+    let name = |i: u32| format!("stay:{i}");
+    for i in 0..5_000 {
+        store.set(store.key(0, name(i).as_bytes()), NewValue::from(&b"v"[..]), Expiry::Never, NOW);
+    }
+    let (mut seen, mut position, mut added) = (std::collections::HashSet::new(), 0, 0u32);
+    loop {
+        position = store.scan(0, position, 50, NOW, |entry| {
+            seen.insert(entry.key().to_vec());
+        });
+        if position == 0 {
+            break;
+        }
+        assert!(position < 1 << SCAN_POSITION_BITS);
+        for _ in 0..500 {
+            let other = format!("other:{added}");
+            store.set(store.key(0, other.as_bytes()), NewValue::from(&b"v"[..]), Expiry::Never, NOW);
+            if added % 2 == 0 {
+                store.remove(store.key(0, other.as_bytes()), NOW);
+            }
+            added += 1;
+        }
+    }
+    assert!(added > 10_000, "the table should have grown meanwhile");
+    assert!((0..5_000).all(|i| seen.contains(name(i).as_bytes())));
+}
+
+#[test]
+fn what_is_due_goes_by_reading_and_by_slices() {
+    let mut store = store();
+    for i in 0..1_000u32 {
+        let name = format!("{i}");
+        store.set(store.key(1, name.as_bytes()), NewValue::from(&b"v"[..]), Expiry::At(Millis(2_000)), NOW);
+    }
+    assert_eq!(store.expiring(1), 1_000);
+    let later = Millis(2_000);
+    assert!(store.get(store.key(1, b"7"), later).is_none());
+    store.reap(later);
+    assert_eq!(store.len(1), 999);
+    while store.expire_slice(later) {}
+    for _ in 0..10 {
+        store.expire_slice(later);
+    }
+    assert_eq!((store.len(1), store.expiring(1), store.counters().expired), (0, 0, 1_000));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set(u8, Vec<u8>, Option<u64>, bool),
+    Remove(u8),
+    Get(u8),
+    Expire(u8, Option<u64>),
+    WriteAt(u8, u16, Vec<u8>),
+    Wait(u64),
+    Reap,
+    ExpireSlice,
+    Clear,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let value = prop_oneof![
+        4 => proptest::collection::vec(any::<u8>(), 0..40),
+        1 => (0usize..40_000).prop_map(|len| vec![3; len]),
+    ];
+    let step = prop_oneof![
+        4 => (any::<u8>(), value.clone(), proptest::option::of(0u64..50), any::<bool>())
+            .prop_map(|(k, v, e, keep)| Step::Set(k, v, e, keep)),
+        2 => any::<u8>().prop_map(Step::Remove),
+        3 => any::<u8>().prop_map(Step::Get),
+        1 => (any::<u8>(), proptest::option::of(0u64..50)).prop_map(|(k, e)| Step::Expire(k, e)),
+        2 => (any::<u8>(), 0u16..300, value).prop_map(|(k, o, v)| Step::WriteAt(k, o, v)),
+        1 => (0u64..20).prop_map(Step::Wait),
+        1 => Just(Step::Reap),
+        1 => Just(Step::ExpireSlice),
+        1 => Just(Step::Clear),
+    ];
+    proptest::collection::vec(step, 0..300)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn behaves_like_a_hash_map(steps in steps()) {
+        let mut store = store();
+        let mut model: HashMap<Vec<u8>, (Vec<u8>, u64)> = HashMap::new();
+        let mut now = NOW;
+        for step in steps {
+            model.retain(|_, (_, expire)| *expire == 0 || *expire > now.0);
+            let name = |k: u8| format!("key:{k}").into_bytes();
+            match step {
+                Step::Set(k, value, expire, keep) => {
+                    let name = name(k);
+                    let old = model.get(&name).map_or(0, |(_, expire)| *expire);
+                    let (expiry, new) = match (keep, expire) {
+                        (true, _) => (Expiry::Keep, old),
+                        (false, None) => (Expiry::Never, 0),
+                        (false, Some(after)) => (Expiry::At(Millis(now.0 + after)), now.0 + after),
+                    };
+                    store.set(store.key(0, &name), NewValue::from(&value[..]), expiry, now);
+                    model.insert(name, (value, new));
+                }
+                Step::Remove(k) => {
+                    let name = name(k);
+                    prop_assert_eq!(store.remove(store.key(0, &name), now), model.remove(&name).is_some());
+                }
+                Step::Get(k) => {
+                    let name = name(k);
+                    let got = store.get(store.key(0, &name), now).map(|e| (e.value().bytes().to_vec(), e.expire_ms()));
+                    prop_assert_eq!(got.as_ref(), model.get(&name));
+                }
+                Step::Expire(k, after) => {
+                    let name = name(k);
+                    let at = after.map(|after| Millis(now.0 + after));
+                    prop_assert_eq!(store.set_expiry(store.key(0, &name), at, now), model.contains_key(&name));
+                    if let Some(entry) = model.get_mut(&name) {
+                        entry.1 = at.map_or(0, |at| at.0);
+                    }
+                }
+                Step::WriteAt(k, offset, bytes) => {
+                    let name = name(k);
+                    let entry = model.entry(name.clone()).or_default();
+                    let end = offset as usize + bytes.len();
+                    if entry.0.len() < end {
+                        entry.0.resize(end, 0);
+                    }
+                    entry.0[offset as usize..end].copy_from_slice(&bytes);
+                    prop_assert_eq!(store.write_at(store.key(0, &name), offset as usize, &bytes, now), entry.0.len());
+                }
+                Step::Wait(ms) => now.0 += ms,
+                Step::Reap => store.reap(now),
+                Step::ExpireSlice => { store.expire_slice(now); }
+                Step::Clear => {
+                    store.clear(0);
+                    store.free_slice();
+                    model.clear();
+                }
+            }
+        }
+        model.retain(|_, (_, expire)| *expire == 0 || *expire > now.0);
+        let mut live = HashMap::new();
+        let mut position = 0;
+        loop {
+            position = store.scan(0, position, 10, now, |entry| {
+                live.insert(entry.key().to_vec(), (entry.value().bytes().to_vec(), entry.expire_ms()));
+            });
+            if position == 0 { break; }
+        }
+        prop_assert_eq!(live, model);
+        while store.expire_slice(now) {}
+        store.reap(now);
+    }
+}
