@@ -1,1 +1,62 @@
-fn main() {}
+//! The load generator, the floor server and the comparison of servers. Start with `README.md` for the
+//! method, `load/` for the generator, `compare/` for how figures are made.
+//!
+//! Exit status: 0 all replies were as they should be, 1 a server or the machine failed, 2 wrong usage.
+
+mod client;
+mod compare;
+mod error;
+mod floor;
+mod idle;
+mod keys;
+mod load;
+mod process;
+mod random;
+mod replies;
+mod ring;
+mod run;
+mod slow_reader;
+mod system;
+mod workload;
+
+use clap::{Parser, Subcommand};
+use error::Error;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(version, about = "Measures Redis-protocol servers: load, floor, comparison.")]
+struct Cli {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Load one server and report throughput, latency and its CPU per operation.
+    Run(run::RunArgs),
+    /// A server which moves the same bytes and does nothing: the kernel's own price.
+    Floor(floor::FloorArgs),
+    /// Start servers and floors, measure them in interleaved rounds, write the result.
+    Compare(compare::CompareArgs),
+    /// Open many connections, then measure what they cost while idle.
+    Idle(idle::IdleArgs),
+    /// Measure others' latency while one client asks for much and reads nothing.
+    SlowReader(slow_reader::SlowReaderArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match &Cli::parse().action {
+        Action::Run(args) => run::run(args),
+        Action::Floor(args) => floor::run(args),
+        Action::Compare(args) => compare::run(args),
+        Action::Idle(args) => idle::run(args),
+        Action::SlowReader(args) => slow_reader::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("torc-bench: {error}");
+            ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
+        }
+    }
+}

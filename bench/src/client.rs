@@ -1,0 +1,105 @@
+//! A small blocking client: connecting, greeting, and the few calls which are not load.
+
+use crate::error::Error;
+use crate::replies::{Scan, scan};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+/// What a connection says before its first request.
+#[derive(Clone, Debug, Default)]
+pub struct Greeting {
+    /// `password` or `user:password`.
+    pub auth: Option<String>,
+    pub resp3: bool,
+}
+
+pub struct Client {
+    pub stream: TcpStream,
+    address: SocketAddr,
+    timeout: Duration,
+    received: Vec<u8>,
+}
+
+pub fn resolve(host: &str, port: u16) -> Result<SocketAddr, Error> {
+    let mut addresses = (host, port).to_socket_addrs().map_err(Error::io(format!("resolve {host}")))?;
+    addresses.next().ok_or_else(|| Error::Usage(format!("{host} has no address")))
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr, timeout: Duration, greeting: &Greeting) -> Result<Client, Error> {
+        let dead = |error| Error::dead(address, error);
+        let stream = TcpStream::connect_timeout(&address, timeout).map_err(dead)?;
+        stream.set_nodelay(true).map_err(dead)?;
+        stream.set_read_timeout(Some(timeout)).map_err(dead)?;
+        let mut client = Client { stream, address, timeout, received: Vec::new() };
+        if let Some(auth) = &greeting.auth {
+            let words: Vec<&[u8]> = match auth.split_once(':') {
+                Some((user, password)) => vec![b"AUTH", user.as_bytes(), password.as_bytes()],
+                None => vec![b"AUTH", auth.as_bytes()],
+            };
+            client.call(&words)?;
+        }
+        if greeting.resp3 {
+            client.call(&[b"HELLO", b"3"])?;
+        }
+        Ok(client)
+    }
+
+    /// Sends one command and returns its whole reply; an error reply is an error.
+    pub fn call(&mut self, words: &[&[u8]]) -> Result<Vec<u8>, Error> {
+        let mut request = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            request.extend_from_slice(word);
+            request.extend_from_slice(b"\r\n");
+        }
+        self.stream.write_all(&request).map_err(|error| Error::dead(self.address, error))?;
+        let reply = self.reply()?;
+        if reply.starts_with(b"-") {
+            let expected = format!("no error for {}", words[0].escape_ascii());
+            return Err(self.wrong(expected, &reply));
+        }
+        Ok(reply)
+    }
+
+    fn reply(&mut self) -> Result<Vec<u8>, Error> {
+        let start = Instant::now();
+        let mut chunk = vec![0; 65_536];
+        loop {
+            match scan(&self.received) {
+                Scan::Complete { bytes } => return Ok(self.received.drain(..bytes).collect()),
+                Scan::Invalid => return Err(self.wrong("RESP".to_string(), &self.received)),
+                Scan::Incomplete { .. } => {}
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(Error::dead(self.address, "closed the connection")),
+                Ok(bytes) => self.received.extend_from_slice(&chunk[..bytes]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => crate::system::check_interrupt()?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(Error::dead(self.address, error)),
+            }
+            if start.elapsed() >= self.timeout {
+                let waited_ms = self.timeout.as_millis() as u64;
+                return Err(Error::MissingReply { address: self.address.to_string(), outstanding: 1, waited_ms });
+            }
+        }
+    }
+
+    fn wrong(&self, expected: String, got: &[u8]) -> Error {
+        let got = got[..got.len().min(200)].escape_ascii().to_string();
+        Error::WrongReply { address: self.address.to_string(), expected, got }
+    }
+}
+
+/// Waits until something accepts connections there.
+pub fn wait_for_port(address: SocketAddr, timeout: Duration) -> Result<(), Error> {
+    let start = Instant::now();
+    loop {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(_) => return Ok(()),
+            Err(error) if start.elapsed() >= timeout => return Err(Error::dead(address, error)),
+            Err(_) => crate::system::sleep(Duration::from_millis(20))?,
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The processes under comparison: started, pinned, waited for, and ended whatever happens.
+
+use crate::client::{Client, Greeting, wait_for_port};
+use crate::error::Error;
+use crate::run::LoadArgs;
+use crate::system;
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `NAME=COMMAND` or `NAME=COMMAND;COMMAND`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerSpec {
+    pub name: String,
+    pub commands: Vec<String>,
+}
+
+impl FromStr for ServerSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ServerSpec, String> {
+        let (name, commands) = text.split_once('=').ok_or("a server is NAME=COMMAND")?;
+        let commands: Vec<String> =
+            commands.split(';').map(str::trim).filter(|command| !command.is_empty()).map(str::to_string).collect();
+        if name.is_empty() || commands.is_empty() || !commands.iter().all(|command| command.contains("{port")) {
+            return Err(format!("'{text}' is not NAME=COMMAND with {{port}} in each command"));
+        }
+        Ok(ServerSpec { name: name.to_string(), commands })
+    }
+}
+
+pub struct Server {
+    pub name: String,
+    pub version: String,
+    pub commands: Vec<String>,
+    pub ports: Vec<u16>,
+    pub is_floor: bool,
+    processes: Vec<Process>,
+}
+
+impl Server {
+    pub fn start(spec: &ServerSpec, cpus: &[usize]) -> Result<Server, Error> {
+        let ports = free_ports(spec.commands.len())?;
+        let mut server = Server {
+            name: spec.name.clone(),
+            version: version(&spec.commands[0]),
+            commands: spec.commands.clone(),
+            ports,
+            is_floor: false,
+            processes: Vec::new(),
+        };
+        for (i, command) in spec.commands.iter().enumerate() {
+            let line = with_ports(command, &server.ports, i);
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("exec {line}")]);
+            server.processes.push(Process::start(shell, cpus_of(i, spec.commands.len(), cpus), &line)?);
+        }
+        Ok(server)
+    }
+
+    pub fn start_floor(kind: &str, command: &str, load: &LoadArgs, cpus: &[usize]) -> Result<Server, Error> {
+        let count = cpus.len().max(1);
+        let mut server = Server {
+            name: format!("floor-{kind}"),
+            version: format!("torc-bench {}", env!("CARGO_PKG_VERSION")),
+            commands: vec![format!("torc-bench floor --kind {kind}")],
+            ports: free_ports(count)?,
+            is_floor: true,
+            processes: Vec::new(),
+        };
+        let program = std::env::current_exe().map_err(Error::io("find this program"))?;
+        let buffers = (2 * load.connections.div_ceil(count)).next_power_of_two().clamp(64, 32_768);
+        for (i, &port) in server.ports.iter().enumerate() {
+            let mut floor = Command::new(&program);
+            floor.args(["floor", "--kind", kind, "--command", command]);
+            floor.args(["--port", &port.to_string(), "--buffers", &buffers.to_string()]);
+            floor.args(["--key-size", &load.key_size.to_string(), "--value-size", &load.value_size.to_string()]);
+            server.processes.push(Process::start(floor, cpus_of(i, count, cpus), &server.name)?);
+        }
+        Ok(server)
+    }
+
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes.iter().map(|process| process.child.id()).collect()
+    }
+
+    pub fn wait_until_listening(&mut self) -> Result<(), Error> {
+        for (process, &port) in self.processes.iter_mut().zip(&self.ports) {
+            let start = Instant::now();
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            while wait_for_port(address, Duration::from_millis(100)).is_err() {
+                system::check_interrupt()?;
+                let status = process.child.try_wait().map_err(Error::io("wait for a server"))?;
+                if status.is_some() || start.elapsed() > START_TIMEOUT {
+                    return Err(Error::dead(&self.name, format!("did not start: {}", process.output())));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until PING is answered (a server may refuse while loading), and asks for the version.
+    pub fn wait_until_ready(&mut self, load: &LoadArgs) -> Result<(), Error> {
+        self.wait_until_listening()?;
+        let greeting = Greeting { auth: load.auth.clone(), resp3: load.resp3 };
+        for &port in &self.ports {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let start = Instant::now();
+            let mut client = loop {
+                let client = Client::connect(address, Duration::from_secs(2), &greeting)
+                    .and_then(|mut client| client.call(&[b"PING"]).map(|_| client));
+                match client {
+                    Ok(client) => break client,
+                    Err(error) if start.elapsed() > START_TIMEOUT => return Err(error),
+                    Err(_) => system::sleep(Duration::from_millis(50))?,
+                }
+            };
+            if self.version.is_empty() {
+                let info = client.call(&[b"INFO", b"server"]).unwrap_or_default();
+                self.version = version_in_info(&String::from_utf8_lossy(&info));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A child which does not outlive this one.
+struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn start(mut command: Command, cpus: Vec<usize>, line: &str) -> Result<Process, Error> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let log = std::env::temp_dir().join(format!("torc-bench-{}-{number}.log", std::process::id()));
+        let output = File::create(&log).map_err(Error::io(format!("create {}", log.display())))?;
+        let errors = output.try_clone().map_err(Error::io("duplicate a descriptor"))?;
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        // Its own group: Ctrl-C reaches us, and we end it.
+        command.process_group(0);
+        // SAFETY: both calls are async-signal-safe and allocate nothing. If we are killed with SIGKILL,
+        // the kernel kills the child: it is started from the main thread, which lives as long as we do.
+        unsafe {
+            command.pre_exec(move || {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                system::pin_thread(&cpus)
+            });
+        }
+        let child = command.spawn().map_err(Error::io(format!("start {line}")))?;
+        Ok(Process { child, log })
+    }
+
+    /// The end of what it printed.
+    fn output(&self) -> String {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&text[text.len().saturating_sub(1_000)..]).trim().to_string()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SAFETY: the child is not reaped before this, so its id is still its own.
+        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        let start = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if start.elapsed() > END_TIMEOUT {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = std::fs::remove_file(&self.log);
+    }
+}
+
+/// As many processes as cpus get one each; otherwise each may use all.
+fn cpus_of(process: usize, processes: usize, cpus: &[usize]) -> Vec<usize> {
+    if processes == cpus.len() { vec![cpus[process]] } else { cpus.to_vec() }
+}
+
+/// `{port}` is the first port, `{port2}` the second; in process i `{port}` is the i-th, unless it says which.
+fn with_ports(command: &str, ports: &[u16], process: usize) -> String {
+    let mut line = command.to_string();
+    for (i, port) in ports.iter().enumerate() {
+        line = line.replace(&format!("{{port{}}}", i + 1), &port.to_string());
+    }
+    line.replace("{port}", &ports[process].to_string())
+}
+
+/// Below the range from which the kernel takes ports for outgoing connections, among which a port that
+/// was free a moment ago may be taken.
+fn free_ports(count: usize) -> Result<Vec<u16>, Error> {
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let first = 20_000 + (std::process::id() % 8_000) as u16;
+    let mut ports = Vec::new();
+    while ports.len() < count {
+        let offset = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if offset > 4_000 {
+            return Err(Error::Usage("no free port".to_string()));
+        }
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, first + offset)).is_ok() {
+            ports.push(first + offset);
+        }
+    }
+    Ok(ports)
+}
+
+/// The first line of `PROGRAM --version`, empty if the program does not know the flag.
+fn version(command: &str) -> String {
+    let program = command.split_whitespace().next().unwrap_or_default();
+    let output = Command::new("timeout").args(["2", program, "--version"]).stdin(Stdio::null()).output();
+    match output {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_string()
+        }
+        _ => String::new(),
+    }
+}
+
+fn version_in_info(info: &str) -> String {
+    let fields = ["torc_version:", "valkey_version:", "redis_version:"];
+    let find = |field: &&str| info.lines().find(|line| line.starts_with(*field)).map(|line| line.trim().to_string());
+    fields.iter().find_map(find).unwrap_or_else(|| "unknown".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_parse_and_get_their_ports() {
+        let spec: ServerSpec = "two=redis --port {port};redis --port {port2}".parse().unwrap();
+        assert_eq!((&spec.name[..], spec.commands.len()), ("two", 2));
+        assert_eq!(with_ports(&spec.commands[0], &[7001, 7002], 0), "redis --port 7001");
+        assert_eq!(with_ports(&spec.commands[1], &[7001, 7002], 1), "redis --port 7002");
+        assert_eq!(with_ports("redis --port {port}", &[7001, 7002], 1), "redis --port 7002");
+        assert!("redis".parse::<ServerSpec>().is_err());
+        assert!("a=redis".parse::<ServerSpec>().is_err());
+    }
+
+    #[test]
+    fn versions_are_found_in_info() {
+        let info = "# Server\r\nredis_version:7.2.4\r\nvalkey_version:8.1\r\n";
+        assert_eq!(version_in_info(info), "valkey_version:8.1");
+        assert_eq!(version_in_info(""), "unknown");
+    }
+
+    #[test]
+    fn as_many_processes_as_cpus_get_one_each() {
+        assert_eq!(cpus_of(1, 2, &[0, 3]), [3]);
+        assert_eq!(cpus_of(0, 1, &[0, 3]), [0, 3]);
+    }
+}

@@ -1,0 +1,31 @@
+//! What can go wrong, by family: the command line is wrong, the server is, or the machine is.
+
+use std::io;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}")]
+    Usage(String),
+    #[error("dead server: {address}: {reason}")]
+    Dead { address: String, reason: String },
+    #[error("wrong reply from {address}: expected {expected}, got {got}")]
+    WrongReply { address: String, expected: String, got: String },
+    #[error("missing reply from {address}: {outstanding} outstanding, none for {waited_ms} ms")]
+    MissingReply { address: String, outstanding: usize, waited_ms: u64 },
+    #[error("{operation}: {source}")]
+    Io { operation: String, source: io::Error },
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// For `map_err`: names what was being done when the system call failed.
+    pub fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+        let operation = operation.into();
+        move |source| Error::Io { operation, source }
+    }
+
+    pub fn dead(address: impl ToString, reason: impl ToString) -> Error {
+        Error::Dead { address: address.to_string(), reason: reason.to_string() }
+    }
+}

@@ -1,0 +1,278 @@
+//! The load generator: a plan, one thread per share of the connections, and the measurement around them.
+//!
+//! Closed loop: each connection sends a batch of `pipeline` requests and sends the next one when the last
+//! reply of it has arrived. Latency is from just before the batch's send to the arrival of each reply. At
+//! saturation it therefore says how long the queue is, which the number of connections decides; compare
+//! latencies only between runs with the same plan.
+
+mod worker;
+
+use crate::client::Greeting;
+use crate::error::Error;
+use crate::process;
+use crate::random::Distribution;
+use crate::system;
+use crate::workload::{Shape, Slice, Workload};
+use hdrhistogram::Histogram;
+use std::net::SocketAddr;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Above this share of a core the generator may be what limits the throughput.
+const BUSY: f64 = 0.90;
+
+/// Everything a load run needs to know. Connections go round-robin over `targets`.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub targets: Vec<Target>,
+    pub greeting: Greeting,
+    pub workload: Workload,
+    /// How many keys each target has.
+    pub keys: u64,
+    pub order: Order,
+    pub connections: usize,
+    pub pipeline: usize,
+    pub threads: usize,
+    /// Thread i runs on cpu i modulo their number; none means unpinned.
+    pub cpus: Vec<usize>,
+    pub seed: u64,
+    pub warmup: Duration,
+    pub stop: Stop,
+    pub timeout: Duration,
+}
+
+/// A server, and which of all keys it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub slice: Slice,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Order {
+    Random(Distribution),
+    /// Each key once, in order.
+    Sequential,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Stop {
+    /// In total, without a warm-up.
+    Requests(u64),
+    After(Duration),
+}
+
+#[derive(Debug)]
+pub struct Outcome {
+    pub requests: u64,
+    pub misses: u64,
+    pub seconds: f64,
+    pub latency_ns: Histogram<u64>,
+    pub threads: Vec<ThreadUsage>,
+    pub server: Option<ServerUsage>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadUsage {
+    pub requests: u64,
+    pub cpu_ns: u64,
+    /// Ready to run while something else had the core.
+    pub wait_ns: u64,
+    pub wall_ns: u64,
+}
+
+impl ThreadUsage {
+    /// Of one core.
+    pub fn busy(self) -> f64 {
+        self.cpu_ns as f64 / self.wall_ns.max(1) as f64
+    }
+
+    /// The share of the time in which it wanted a core and had none.
+    pub fn waiting(self) -> f64 {
+        self.wait_ns as f64 / self.wall_ns.max(1) as f64
+    }
+}
+
+impl ServerUsage {
+    pub fn cpu_ns(self) -> u64 {
+        self.after.cpu_ns.saturating_sub(self.before.cpu_ns)
+    }
+
+    pub fn wait_ns(self) -> u64 {
+        self.after.wait_ns.saturating_sub(self.before.wait_ns)
+    }
+}
+
+impl Outcome {
+    pub fn requests_per_second(&self) -> f64 {
+        self.requests as f64 / self.seconds
+    }
+
+    pub fn server_ns_per_request(&self) -> Option<f64> {
+        self.server.map(|server| server.cpu_ns() as f64 / self.requests.max(1) as f64)
+    }
+
+    pub fn load_ns_per_request(&self) -> f64 {
+        let requests: u64 = self.threads.iter().map(|thread| thread.requests).sum();
+        self.threads.iter().map(|thread| thread.cpu_ns).sum::<u64>() as f64 / requests.max(1) as f64
+    }
+
+    /// The thread with the least idle time.
+    fn busiest(&self) -> ThreadUsage {
+        let demand = |thread: &&ThreadUsage| (thread.cpu_ns + thread.wait_ns) * 1_000 / thread.wall_ns.max(1);
+        *self.threads.iter().max_by_key(demand).expect("a plan has a thread")
+    }
+
+    pub fn load_busy(&self) -> f64 {
+        self.busiest().busy()
+    }
+
+    pub fn load_waiting(&self) -> f64 {
+        self.busiest().waiting()
+    }
+
+    /// Running or kept from running, the generator had no time to spare.
+    pub fn load_is_limit(&self) -> bool {
+        self.load_busy() + self.load_waiting() > BUSY
+    }
+
+    /// The share of the time in which the server wanted a core and had none.
+    pub fn server_waiting(&self) -> f64 {
+        self.server.map_or(0.0, |server| server.wait_ns() as f64 / 1e9 / self.seconds)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct ServerUsage {
+    pub before: process::Sample,
+    pub after: process::Sample,
+}
+
+/// Bounds what one preload batch holds when values are large.
+const PRELOAD_BATCH_BYTES: usize = 1 << 20;
+
+const PHASE_WARMUP: u8 = 0;
+const PHASE_MEASURE: u8 = 1;
+const PHASE_STOP: u8 = 2;
+
+/// What the measuring thread and the workers share. Workers write their own counters, once a turn.
+struct Shared {
+    phase: AtomicU8,
+    requests: Vec<AtomicU64>,
+    misses: Vec<AtomicU64>,
+    /// Passed twice: when all connections are open, and when the load begins.
+    start: Barrier,
+}
+
+/// Runs the plan. The cost of the processes in `server_pids` is taken over the measured window.
+pub fn run(plan: &Plan, server_pids: &[u32]) -> Result<Outcome, Error> {
+    assert!(plan.threads >= 1 && plan.connections >= plan.threads && plan.pipeline >= 1, "checked by the caller");
+    let shared = Shared {
+        phase: AtomicU8::new(PHASE_WARMUP),
+        requests: (0..plan.threads).map(|_| AtomicU64::new(0)).collect(),
+        misses: (0..plan.threads).map(|_| AtomicU64::new(0)).collect(),
+        start: Barrier::new(plan.threads + 1),
+    };
+    thread::scope(|scope| {
+        let mut workers = Vec::new();
+        for thread in 0..plan.threads {
+            let shared = &shared;
+            workers.push(scope.spawn(move || worker::run(plan, thread, shared)));
+        }
+        let finished = || workers.iter().filter(|worker| worker.is_finished()).count();
+        let window = measure(plan, &shared, server_pids, &finished);
+        shared.phase.store(PHASE_STOP, Ordering::Relaxed);
+        let mut reports = Vec::new();
+        let mut failure = None;
+        for worker in workers {
+            match worker.join().expect("a worker does not panic") {
+                Ok(report) => reports.push(report),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        // The reason a server is gone comes before the note that its process cannot be read.
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let window = window?;
+        let mut latency_ns = worker::new_histogram();
+        let mut threads = Vec::new();
+        for report in reports {
+            latency_ns.add(&report.latency_ns).expect("histograms of one shape");
+            threads.push(report.usage);
+        }
+        let Window { requests, misses, seconds, server } = window;
+        Ok(Outcome { requests, misses, seconds, latency_ns, threads, server })
+    })
+}
+
+struct Window {
+    requests: u64,
+    misses: u64,
+    seconds: f64,
+    server: Option<ServerUsage>,
+}
+
+fn measure(plan: &Plan, shared: &Shared, pids: &[u32], finished: &dyn Fn() -> usize) -> Result<Window, Error> {
+    let sample = || if pids.is_empty() { Ok(None) } else { process::sample(pids).map(Some) };
+    let total = |counters: &[AtomicU64]| counters.iter().map(|c| c.load(Ordering::Relaxed)).sum::<u64>();
+    shared.start.wait();
+    if let Stop::After(_) = plan.stop {
+        shared.start.wait();
+        wait_until(Instant::now() + plan.warmup, &|| finished() > 0)?;
+    }
+    let before = sample();
+    let start = Instant::now();
+    let (requests_before, misses_before) = (total(&shared.requests), total(&shared.misses));
+    shared.phase.store(PHASE_MEASURE, Ordering::Relaxed);
+    match plan.stop {
+        Stop::After(duration) => wait_until(start + duration, &|| finished() > 0)?,
+        Stop::Requests(_) => {
+            shared.start.wait();
+            while finished() < plan.threads {
+                system::check_interrupt()?;
+                thread::sleep(Duration::from_micros(500));
+            }
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let after = sample()?;
+    Ok(Window {
+        requests: total(&shared.requests) - requests_before,
+        misses: total(&shared.misses) - misses_before,
+        seconds,
+        server: before?.zip(after).map(|(before, after)| ServerUsage { before, after }),
+    })
+}
+
+fn wait_until(end: Instant, early: &dyn Fn() -> bool) -> Result<(), Error> {
+    loop {
+        system::check_interrupt()?;
+        let rest = end.saturating_duration_since(Instant::now());
+        if rest.is_zero() || early() {
+            return Ok(());
+        }
+        thread::sleep(rest.min(Duration::from_millis(20)));
+    }
+}
+
+/// Writes every key once to its target, or to each, and reads every one back, byte for byte.
+pub fn preload(plan: &Plan, shape: Shape) -> Result<(), Error> {
+    for &target in &plan.targets {
+        for command in ["set", "get"] {
+            let step = Plan {
+                targets: vec![target],
+                workload: Workload::new(command, (1, 1), shape, true)?,
+                order: Order::Sequential,
+                connections: plan.threads * 8,
+                pipeline: 64.min(1 + PRELOAD_BATCH_BYTES / shape.value_bytes.max(1)),
+                stop: Stop::Requests(plan.keys),
+                ..plan.clone()
+            };
+            run(&step, &[])?;
+        }
+    }
+    Ok(())
+}
