@@ -1,1 +1,29 @@
-fn main() {}
+//! The server `torc`.
+
+use std::process::ExitCode;
+
+use torc_runtime::{boot, settings};
+
+/// The allocator of the whole process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let loaded = match settings::load(std::env::args_os()) {
+        Ok(loaded) => loaded,
+        Err(shown) if shown.exit_status() == 0 => {
+            println!("{shown}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return fail(&error),
+    };
+    match boot::run(loaded) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("torc: {error}");
+    ExitCode::FAILURE
+}

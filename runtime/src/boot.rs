@@ -1,0 +1,363 @@
+//! The life of the process: check the machine, take the ports, start a worker per core, wait for the reason to stop, stop.
+//!
+//! The main thread does this and nothing else; after the start it sleeps until a signal or SHUTDOWN comes.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::rand::{GetRandomFlags, getrandom};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use thiserror::Error;
+use torc_engine::config::{Config, Wakeup};
+use torc_engine::id::{Millis, ShardId};
+use torc_engine::shard::Shard;
+use tracing::{info, warn};
+
+use crate::limits::{FILES_RESERVED, MESH_PARCELS, SPIN_OUTSTANDING};
+use crate::listen::{self, ListenError};
+use crate::log::{self, LogError};
+use crate::machine::{HostMachine, Identity};
+use crate::mesh::{Parcel, Port, mesh};
+use crate::place::{self, PlaceError, Places};
+use crate::probe::{self, ProbeError, Report};
+use crate::ring::Ring;
+use crate::settings::Loaded;
+use crate::worker::{Bell, Census, Control, Door, Notice, Parts, Spin, Worker, event_descriptor};
+
+/// Why Torc does not start. One line each.
+#[derive(Debug, Error)]
+pub enum BootError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("the process may open {limit} files, too few for one client; allow more with: ulimit -n 65536")]
+    Files { limit: u64 },
+    #[error("cannot {step}: {source}")]
+    Machine { step: &'static str, source: io::Error },
+    #[error("cannot write the pid file {path}: {source}")]
+    PidFile { path: String, source: io::Error },
+}
+
+/// Serves until told to stop.
+pub fn run(loaded: Loaded) -> Result<(), BootError> {
+    let Loaded { mut config, warnings, .. } = loaded;
+    log::start(&config)?;
+    warnings.iter().for_each(|warning| warn!("{warning}"));
+
+    let places = place::choose(&config.cores)?;
+    let shards = places.cores.len();
+    allow_files(&mut config, shards)?;
+    let report = probe::probe(Path::new(&config.dir))?;
+    let wake_by_ring = choose_wakeup(config.wakeup, &report);
+    let (doors, addresses) = listen::open(&config.bind, config.port, config.tcp_backlog, shards)?;
+
+    let (notices, noticed) = mpsc::channel();
+    watch_signals(notices.clone()).map_err(|source| BootError::Machine { step: "handle signals", source })?;
+    let crew = Crew::start(&config, &places, doors, wake_by_ring, notices)?;
+    let pid_file = PidFile::write(&config.pidfile)?;
+    announce(&config, &places, &addresses, &report, wake_by_ring);
+
+    wait_for_end(&noticed);
+    crew.stop();
+    drop(pid_file);
+    info!("stopped");
+    Ok(())
+}
+
+/// At most ten lines about what matters.
+fn announce(config: &Config, places: &Places, addresses: &[SocketAddr], report: &Report, wake_by_ring: bool) {
+    info!("torc {} started, pid {}, Linux {}", env!("CARGO_PKG_VERSION"), std::process::id(), report.release);
+    let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    info!("listening on {}", addresses.join(" and "));
+    info!("{} shards, one thread each, on cores {}", places.cores.len(), place::ranges(&places.cores));
+    if places.crowded {
+        warn!("a core has more than one shard: good for tests, slow otherwise");
+    }
+    let wake = if wake_by_ring { "a message between rings" } else { "an event descriptor" };
+    info!("a parked shard is woken by {wake}");
+    info!("persistence is off: a stop loses all keys");
+    info!("up to {} clients", config.maxclients);
+    if config.requirepass.is_empty() && !config.protected_mode {
+        warn!("no password is set and protected-mode is off: whoever reaches the port can do everything");
+    }
+}
+
+fn choose_wakeup(wanted: Wakeup, report: &Report) -> bool {
+    match wanted {
+        Wakeup::Eventfd => false,
+        Wakeup::Ring | Wakeup::Auto if report.ring_wakes => true,
+        Wakeup::Ring => {
+            warn!("--wakeup ring: a message between rings wakes nobody on this kernel; an event descriptor is used");
+            false
+        }
+        Wakeup::Auto => {
+            warn!("a message between rings wakes nobody on this kernel; an event descriptor is used");
+            false
+        }
+    }
+}
+
+/// Raises the limit of open files to what `maxclients` needs, or lowers `maxclients` to what the limit allows.
+fn allow_files(config: &mut Config, shards: usize) -> Result<(), BootError> {
+    // A ring, an event descriptor and some listeners per shard.
+    let reserved = (FILES_RESERVED + shards * 8) as u64;
+    let wanted = config.maxclients as u64 + reserved;
+    let limit = getrlimit(Resource::Nofile);
+    let unlimited = u64::MAX;
+    if limit.current.unwrap_or(unlimited) >= wanted {
+        return Ok(());
+    }
+    // Beyond the hard limit only with privileges; else up to it.
+    let raised = Rlimit { current: Some(wanted), maximum: Some(limit.maximum.unwrap_or(unlimited).max(wanted)) };
+    if limit.maximum.is_none_or(|maximum| maximum >= wanted) {
+        let within = Rlimit { current: Some(wanted), maximum: limit.maximum };
+        if setrlimit(Resource::Nofile, within).is_ok() {
+            return Ok(());
+        }
+    } else if setrlimit(Resource::Nofile, raised).is_ok() {
+        return Ok(());
+    }
+    let at_most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let _ = setrlimit(Resource::Nofile, at_most);
+    let have = getrlimit(Resource::Nofile).current.unwrap_or(unlimited);
+    let clients = have.saturating_sub(reserved) as usize;
+    if clients == 0 {
+        return Err(BootError::Files { limit: have });
+    }
+    if clients < config.maxclients {
+        warn!(
+            "maxclients lowered from {} to {clients}: the process may open {have} files; allow more with: ulimit -n {wanted}",
+            config.maxclients
+        );
+        config.maxclients = clients;
+    }
+    Ok(())
+}
+
+/// SIGTERM and SIGINT become notices. A second one ends the process at once.
+fn watch_signals(notices: Sender<Notice>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let watch = move || {
+        let mut asked = false;
+        for signal in signals.forever() {
+            if std::mem::replace(&mut asked, true) {
+                fatal("a second signal while stopping");
+            }
+            // The main thread listens as long as the process lives.
+            let _ = notices.send(Notice::Signal(signal));
+        }
+    };
+    thread::Builder::new().name("torc-signals".into()).spawn(watch).map(drop)
+}
+
+fn wait_for_end(noticed: &Receiver<Notice>) {
+    match noticed.recv() {
+        Ok(Notice::Shutdown) => info!("a client asked for SHUTDOWN, stopping"),
+        Ok(Notice::Signal(SIGINT)) => info!("SIGINT received, stopping"),
+        Ok(Notice::Signal(_)) => info!("SIGTERM received, stopping"),
+        Err(_) => fatal("the threads that give notice are gone"),
+    }
+}
+
+/// The workers and the means to speak to them.
+struct Crew {
+    threads: Vec<JoinHandle<()>>,
+    controls: Vec<Sender<Control>>,
+    bells: Arc<Vec<Bell>>,
+}
+
+/// What a worker is given before it can exist: the rings must be made by their own threads, and each worker must know the
+/// rings of all.
+struct Start {
+    id: ShardId,
+    core: usize,
+    config: Config,
+    seed: [u64; 4],
+    port: Port<Parcel>,
+    doors: Vec<Door>,
+    census: Arc<Census>,
+    wake_by_ring: bool,
+    spin: Spin,
+    control: Receiver<Control>,
+    notices: Sender<Notice>,
+    machine: HostMachine,
+    ready: Sender<Result<(ShardId, RawFd), BootError>>,
+    bells: Receiver<Arc<Vec<Bell>>>,
+}
+
+impl Crew {
+    /// Starts a worker per place and returns when all of them serve.
+    fn start(
+        config: &Config,
+        places: &Places,
+        doors: Vec<Vec<Door>>,
+        wake_by_ring: bool,
+        notices: Sender<Notice>,
+    ) -> Result<Crew, BootError> {
+        let shards = places.cores.len();
+        let census = Arc::new(Census::new(shards));
+        let (seed, random) = randomness().map_err(|source| BootError::Machine { step: "get random bytes", source })?;
+        let identity = Arc::new(Identity::new(String::new(), random));
+        let always = Duration::from_micros(config.busy_poll_us.into());
+        let spin = match places.crowded {
+            true => Spin { outstanding: Duration::ZERO, always },
+            false => Spin { outstanding: SPIN_OUTSTANDING, always },
+        };
+
+        let (ready, made) = mpsc::channel();
+        let (mut threads, mut controls, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+        let parts = mesh(shards, MESH_PARCELS).into_iter().zip(doors).zip(&places.cores);
+        for (index, ((port, doors), &core)) in parts.enumerate() {
+            let (control, orders) = mpsc::channel();
+            let (bells_sender, bells) = mpsc::channel();
+            let start = Start {
+                id: ShardId(index as u16),
+                core,
+                config: config.clone(),
+                seed,
+                port,
+                doors,
+                census: census.clone(),
+                wake_by_ring,
+                spin,
+                control: orders,
+                notices: notices.clone(),
+                machine: HostMachine::new(identity.clone(), census.clone()),
+                ready: ready.clone(),
+                bells,
+            };
+            let thread = thread::Builder::new().name(format!("torc-shard-{index}")).spawn(move || work(start));
+            threads.push(thread.map_err(|source| BootError::Machine { step: "start a thread", source })?);
+            controls.push(control);
+            waiting.push(bells_sender);
+        }
+        drop(ready);
+
+        let mut rings: Vec<RawFd> = vec![-1; shards];
+        for _ in 0..shards {
+            let (id, ring) = made.recv().expect("a worker that dies takes the process with it")?;
+            rings[id.index()] = ring;
+        }
+        let bell = |ring| event_descriptor().map(|event: OwnedFd| Bell { ring, event });
+        let bells: io::Result<Vec<Bell>> = rings.into_iter().map(bell).collect();
+        let bells = Arc::new(bells.map_err(|source| BootError::Machine { step: "make event descriptors", source })?);
+        for worker in waiting {
+            // A worker that is gone has taken the process with it.
+            let _ = worker.send(bells.clone());
+        }
+        Ok(Crew { threads, controls, bells })
+    }
+
+    /// Asks all workers to stop and waits for them.
+    fn stop(self) {
+        for (control, bell) in self.controls.iter().zip(self.bells.iter()) {
+            let _ = control.send(Control::Stop);
+            bell.notify();
+        }
+        for thread in self.threads {
+            if thread.join().is_err() {
+                fatal("a worker panicked while stopping");
+            }
+        }
+    }
+}
+
+/// The thread of a worker.
+fn work(start: Start) {
+    // Where panics unwind (debug builds), a worker's death must not leave a process that serves some of its keys.
+    let _guard = AbortOnPanic;
+    let ready = start.ready.clone();
+    let made = place::pin(start.core).map_err(BootError::from).and_then(|()| {
+        Ring::new().map_err(|source| BootError::Machine { step: "set up an io_uring for a shard", source })
+    });
+    let ring = match made {
+        Ok(ring) => ring,
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    if ready.send(Ok((start.id, ring.descriptor()))).is_err() {
+        return;
+    }
+    drop(ready);
+    let Ok(bells) = start.bells.recv() else { return };
+    let now = Millis(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64));
+    let shards = start.port.shards();
+    let worker = Worker::new(Parts {
+        id: start.id,
+        ring,
+        shard: Shard::new(start.id, shards, start.seed, start.config, now),
+        port: start.port,
+        doors: start.doors,
+        census: start.census,
+        bells,
+        wake_by_ring: start.wake_by_ring,
+        spin: start.spin,
+        control: start.control,
+        notices: start.notices,
+        machine: start.machine,
+    });
+    if let Err(error) = worker.run() {
+        fatal(&format!("the io_uring of a shard failed: {error}"));
+    }
+}
+
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+fn fatal(what: &str) -> ! {
+    eprintln!("torc: {what}");
+    std::process::exit(1);
+}
+
+/// Seeds for hashing, the same on all shards, and the random part of the process's identity.
+fn randomness() -> io::Result<([u64; 4], [u8; 20])> {
+    let mut bytes = [0u8; 32 + 20];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += getrandom(&mut bytes[filled..], GetRandomFlags::empty())?;
+    }
+    let word = |index: usize| u64::from_le_bytes(bytes[index * 8..][..8].try_into().expect("eight bytes"));
+    Ok(([word(0), word(1), word(2), word(3)], bytes[32..].try_into().expect("twenty bytes")))
+}
+
+/// The file that says which process this is; removed when dropped.
+struct PidFile(String);
+
+impl PidFile {
+    /// Writes the file; an empty path means none.
+    fn write(path: &str) -> Result<Option<PidFile>, BootError> {
+        if path.is_empty() {
+            return Ok(None);
+        }
+        let fail = |source| BootError::PidFile { path: path.to_string(), source };
+        fs::write(path, format!("{}\n", std::process::id())).map_err(fail)?;
+        Ok(Some(PidFile(path.to_string())))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Somebody may have removed it already.
+        let _ = fs::remove_file(&self.0);
+    }
+}

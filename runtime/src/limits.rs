@@ -1,0 +1,60 @@
+//! Every bound of the runtime. What is full stops being read or is refused; nothing here blocks a thread or grows past
+//! its number.
+
+use std::time::Duration;
+
+/// Submission queue entries of a shard's ring. When they are used up the ring submits early and goes on.
+pub const RING_SUBMISSIONS: u32 = 1024;
+/// Completion queue entries. More completions than this wait in the kernel until there is room (NODROP); multishot
+/// operations then end and are armed again.
+pub const RING_COMPLETIONS: u32 = 8192;
+
+/// Bytes of one receive buffer.
+pub const BUFFER_BYTES: usize = 16 * 1024;
+/// Places in the ring of receive buffers; the arena reserves `BUFFERS_MAX * BUFFER_BYTES` of address space.
+pub const BUFFERS_MAX: u16 = 4096;
+/// Buffers the kernel is given at start.
+pub const BUFFERS_START: u16 = 64;
+/// Receive buffers per connection the pool grows to by itself. The ring of buffers is a FIFO, its whole footprint cycles
+/// through the cache: more would cost more.
+pub const BUFFERS_PER_CONNECTION: usize = 2;
+/// Where growth by the number of connections ends; past it the pool grows only when receives went without a buffer.
+pub const BUFFERS_UNASKED_MAX: u16 = 512;
+
+/// Parcels one shard can have under way to another.
+pub const MESH_PARCELS: usize = 1024;
+/// Parcels a shard takes from one peer in one turn.
+pub const PARCELS_PER_TURN: usize = 256;
+
+/// Slices of one vectored send.
+pub const SEND_SLICES_MAX: usize = 64;
+/// Sends to one client in one turn; what is left goes out when the ring says the socket is writable.
+pub const SENDS_PER_TURN: usize = 8;
+
+/// How long a shard looks for answers of its peers before it parks, when it waits for some.
+pub const SPIN_OUTSTANDING: Duration = Duration::from_micros(10);
+/// A parked shard looks at the clock at least this often, lest a step of the wall clock leave it asleep.
+pub const PARK_MAX: Duration = Duration::from_secs(1);
+/// How soon a shard looks again at a peer whose queue was full.
+pub const PARK_CONGESTED: Duration = Duration::from_millis(1);
+/// How soon a listener accepts again after the process ran out of file descriptors.
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+/// How often a shard sums up the client buffers of the others.
+pub const BUFFERS_OTHERS_MS: u64 = 10;
+
+/// Seconds between two log lines about the same trouble.
+pub const LOG_REPEAT_MS: u64 = 1000;
+
+/// File descriptors kept beside those of clients: rings, listeners, event descriptors, files.
+pub const FILES_RESERVED: usize = 128;
+
+/// How long a stop waits for replies to leave.
+pub const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+/// How often a drained shard looks whether the others are.
+pub const SHUTDOWN_STEP: Duration = Duration::from_millis(5);
+
+const _: () = assert!(BUFFERS_MAX.is_power_of_two() && BUFFERS_MAX <= 32768);
+const _: () = assert!(BUFFERS_START <= BUFFERS_UNASKED_MAX && BUFFERS_UNASKED_MAX <= BUFFERS_MAX);
+const _: () = assert!(BUFFERS_MAX as usize * BUFFER_BYTES <= u32::MAX as usize);
+const _: () = assert!(MESH_PARCELS.is_power_of_two());
+const _: () = assert!(SEND_SLICES_MAX >= 2 && SEND_SLICES_MAX <= 1024);

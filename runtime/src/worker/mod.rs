@@ -1,0 +1,523 @@
+//! The pinned thread that drives one shard. Blocked in nothing but its own ring; start with [`Worker::run`].
+//!
+//! One pass of the loop is a *turn*: everything the kernel and the other shards have brought is collected, the shard takes
+//! its turn on all of it at once, and what it has to say goes out: frames to the other shards, one send per client with
+//! output, and then one enter that carries wake-ups and new operations and waits for the next events.
+//!
+//! Sends are plain `send(2)`, which costs the same as a send by the ring and answers at once. A socket that takes less than
+//! it is given gets a POLLOUT from the ring and is left alone until that fires, so there is never more than one send under
+//! way per connection.
+//!
+//! Tried and not worth it, or worse (measured in prototypes): sends by the ring, SQPOLL, receive bundles, incremental
+//! buffers, direct descriptors, a registered ring descriptor.
+
+mod accept;
+mod connection;
+mod peers;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use socket2::Socket;
+use torc_engine::id::{Millis, SessionId, ShardId};
+use torc_engine::shard::{Close, Event, Input, Shard};
+
+use crate::limits::*;
+use crate::machine::HostMachine;
+use crate::mesh::{Parcel, Port};
+use crate::ring::{BufferId, Completion, Errno, Key, Received, Ring};
+use accept::Listener;
+use connection::{Connections, Receive, key, send};
+
+pub use accept::Door;
+pub use peers::{Bell, Census, event_descriptor};
+
+/// What the main thread tells a worker.
+#[derive(Debug)]
+pub enum Control {
+    /// Stop accepting, finish, flush, end.
+    Stop,
+}
+
+/// What a worker or the signal thread tells the main thread.
+#[derive(Debug)]
+pub enum Notice {
+    /// A client asked for SHUTDOWN.
+    Shutdown,
+    /// A signal came.
+    Signal(i32),
+}
+
+/// How a worker spends the time before it parks.
+#[derive(Clone, Copy, Debug)]
+pub struct Spin {
+    /// While answers of other shards are outstanding.
+    pub outstanding: Duration,
+    /// In any case (`busy-poll-us`).
+    pub always: Duration,
+}
+
+/// What a worker is made of.
+pub struct Parts {
+    pub id: ShardId,
+    pub ring: Ring,
+    pub shard: Shard,
+    pub port: Port<Parcel>,
+    pub doors: Vec<Door>,
+    pub census: Arc<Census>,
+    /// By shard.
+    pub bells: Arc<Vec<Bell>>,
+    /// Parked peers are woken by messages between rings; otherwise by event descriptors.
+    pub wake_by_ring: bool,
+    pub spin: Spin,
+    pub control: Receiver<Control>,
+    pub notices: Sender<Notice>,
+    pub machine: HostMachine,
+}
+
+/// One shard's thread.
+pub struct Worker {
+    parts: Parts,
+    listeners: Vec<Option<Listener>>,
+    connections: Connections,
+    /// The wall clock, read once per turn.
+    now: Millis,
+
+    // What a turn collects; empty between turns, kept for their allocations.
+    inputs: Vec<Input>,
+    held: Vec<BufferId>,
+    ended: Vec<SessionId>,
+    failed: Vec<SessionId>,
+    touched: Vec<SessionId>,
+    notified: bool,
+
+    /// Connections whose receive found no buffer, the longest waiting first.
+    starved: VecDeque<Key>,
+    /// Buffers that starved receives have asked for.
+    buffers_asked: usize,
+    /// Closed sockets. An operation that names one may not have been submitted yet, and the number of a descriptor must
+    /// not go to another connection before it is.
+    graveyard: Vec<Socket>,
+
+    buffers_published: u64,
+    buffers_others: u64,
+    buffers_others_at: Millis,
+    accept_logged_at: Millis,
+    /// When a stop gives up waiting; Some once asked to stop.
+    stop_at: Option<Instant>,
+    drained: bool,
+}
+
+impl Worker {
+    pub fn new(mut parts: Parts) -> Worker {
+        let listeners = std::mem::take(&mut parts.doors).into_iter().map(|door| Some(Listener::new(door))).collect();
+        Worker {
+            parts,
+            listeners,
+            connections: Connections::default(),
+            now: wall_clock(),
+            inputs: Vec::new(),
+            held: Vec::new(),
+            ended: Vec::new(),
+            failed: Vec::new(),
+            touched: Vec::new(),
+            notified: false,
+            starved: VecDeque::new(),
+            buffers_asked: 0,
+            graveyard: Vec::new(),
+            buffers_published: 0,
+            buffers_others: 0,
+            buffers_others_at: Millis(0),
+            accept_logged_at: Millis(0),
+            stop_at: None,
+            drained: false,
+        }
+    }
+
+    /// Serves until told to stop. An error is the ring's, and fatal.
+    pub fn run(mut self) -> io::Result<()> {
+        let own = self.parts.id.index();
+        self.parts.ring.poll_notified(&self.parts.bells[own].event);
+        self.accept_all();
+        loop {
+            self.now = wall_clock();
+            self.collect();
+            self.take_parcels();
+            self.take_orders();
+            self.accept_again();
+
+            self.look_at_buffers();
+            let Parts { shard, ring, machine, .. } = &mut self.parts;
+            shard.turn(self.now, machine, self.buffers_others, ring.arena(), &self.inputs);
+            self.inputs.clear();
+            self.return_buffers();
+
+            self.send_frames();
+            self.settle();
+            self.publish_buffers();
+            if self.is_done() {
+                return Ok(());
+            }
+            self.rest()?;
+        }
+    }
+
+    /// Takes all completions.
+    fn collect(&mut self) {
+        while let Some(completion) = self.parts.ring.next_completion() {
+            match completion {
+                Completion::Received { key, result, more } => self.received(key, result, more),
+                Completion::Writable { key } => {
+                    if let Some(connection) = self.connections.get_by_key(key) {
+                        connection.waits_writable = false;
+                        self.touched.push(connection.session);
+                    }
+                }
+                Completion::Accepted { listener, result, more } => self.accepted(listener, result, more),
+                Completion::Woken => {}
+                Completion::Notified { more } => {
+                    let bell = &self.parts.bells[self.parts.id.index()];
+                    bell.silence();
+                    if !more {
+                        self.parts.ring.poll_notified(&bell.event);
+                    }
+                    self.notified = true;
+                }
+                // The peer's ring is full or closed: its event descriptor reaches it all the same.
+                Completion::Undelivered { peer, .. } => self.parts.bells[peer as usize].notify(),
+                Completion::Written(_) | Completion::Synced(_) => unreachable!("a worker writes no file yet"),
+            }
+        }
+    }
+
+    #[inline]
+    fn received(&mut self, key: Key, result: Result<Option<Received>, Errno>, more: bool) {
+        let Some(connection) = self.connections.get_by_key(key) else {
+            if let Ok(Some(received)) = result {
+                self.held.push(received.buffer);
+            }
+            return;
+        };
+        let session = connection.session;
+        if !more {
+            connection.receive = Receive::Off;
+        }
+        match result {
+            Ok(Some(Received { start, len, buffer })) => {
+                self.inputs.push(Input { session, start, len });
+                self.held.push(buffer);
+                if !more {
+                    self.touched.push(session);
+                }
+            }
+            Ok(None) => {
+                connection.ended = true;
+                self.ended.push(session);
+            }
+            Err(Errno(libc::ENOBUFS)) if !more => {
+                connection.receive = Receive::Starved;
+                self.starved.push_back(key);
+            }
+            // Cancelled by us, or disturbed: armed again when the shard wants to read.
+            Err(Errno(libc::ECANCELED | libc::EINTR | libc::EAGAIN)) => self.touched.push(session),
+            Err(_) => self.failed.push(session),
+        }
+    }
+
+    /// Takes what other shards have sent, a bounded number from each.
+    fn take_parcels(&mut self) {
+        for from in 0..self.parts.port.shards() {
+            let from = ShardId(from as u16);
+            for _ in 0..PARCELS_PER_TURN {
+                match self.parts.port.pop(from) {
+                    Some(Parcel::Frame(frame)) => self.parts.shard.handle_frame(from, frame),
+                    Some(Parcel::Connection(socket)) => self.adopt(socket),
+                    None => break,
+                }
+            }
+        }
+    }
+
+    /// Takes what the main thread has sent; it always notifies.
+    fn take_orders(&mut self) {
+        if !std::mem::take(&mut self.notified) {
+            return;
+        }
+        while let Ok(order) = self.parts.control.try_recv() {
+            match order {
+                Control::Stop => self.stop(),
+            }
+        }
+    }
+
+    /// Gives the turn's buffers back to the kernel, and arms starved receives again, as many as there are buffers.
+    fn return_buffers(&mut self) {
+        let ring = &mut self.parts.ring;
+        self.held.drain(..).for_each(|buffer| ring.give_back(buffer));
+        if !self.starved.is_empty() {
+            self.buffers_asked = ring.buffers_active() * 2;
+            self.size_buffers();
+        }
+        let ring = &mut self.parts.ring;
+        ring.publish_buffers();
+        let mut free = ring.buffers_free();
+        while free > 0 {
+            let Some(key) = self.starved.pop_front() else { break };
+            let Some(connection) = self.connections.get_by_key(key) else { continue };
+            if connection.receive == Receive::Starved {
+                connection.receive = Receive::Off;
+                self.touched.push(connection.session);
+                free -= 1;
+            }
+        }
+    }
+
+    /// Makes the pool of buffers follow the connections.
+    fn size_buffers(&mut self) {
+        let count = self.connections.len();
+        let unasked = (count * BUFFERS_PER_CONNECTION).min(BUFFERS_UNASKED_MAX as usize);
+        self.buffers_asked = self.buffers_asked.min(count * BUFFERS_PER_CONNECTION * 2);
+        self.parts.ring.want_buffers(unasked.max(self.buffers_asked));
+    }
+
+    /// Sends the turn's frames, as far as the queues take them.
+    fn send_frames(&mut self) {
+        let Parts { port, shard, id, .. } = &mut self.parts;
+        for to in 0..port.shards() {
+            let to = ShardId(to as u16);
+            if to == *id {
+                continue;
+            }
+            while port.has_room(to) {
+                let Some(frame) = shard.poll_frame(to) else { break };
+                if port.push(to, Parcel::Frame(frame)).is_err() {
+                    unreachable!("a queue that has room takes a parcel");
+                }
+            }
+        }
+    }
+
+    /// Tells the shard about ends and failures, and serves every session for which something changed.
+    fn settle(&mut self) {
+        while let Some(session) = self.failed.pop() {
+            self.close(session);
+        }
+        while let Some(session) = self.ended.pop() {
+            if self.connections.get(session).is_some() {
+                self.parts.shard.handle_eof(session);
+                self.touched.push(session);
+            }
+        }
+        while let Some(session) = self.touched.pop() {
+            self.serve(session);
+        }
+        while let Some(session) = self.parts.shard.poll_session() {
+            self.serve(session);
+        }
+        while let Some(event) = self.parts.shard.poll_event() {
+            match event {
+                // The main thread outlives the workers.
+                Event::Shutdown => drop(self.parts.notices.send(Notice::Shutdown)),
+            }
+        }
+    }
+
+    /// Sends a session's output and does with its socket what the shard wants.
+    #[inline]
+    fn serve(&mut self, session: SessionId) {
+        let Some(connection) = self.connections.get(session) else { return };
+        let Parts { shard, ring, .. } = &mut self.parts;
+        let mut sends = 0;
+        let all_sent = loop {
+            let (buffer, sent) = shard.output(session);
+            if buffer.is_empty() {
+                break true;
+            }
+            if connection.waits_writable {
+                break false;
+            }
+            // A client that takes everything at once does not hold up the others: the ring brings it back.
+            if sends == SENDS_PER_TURN {
+                connection.waits_writable = true;
+                ring.poll_writable(&connection.socket, connection.key());
+                break false;
+            }
+            sends += 1;
+            match send(&connection.socket, buffer, sent) {
+                Ok((taken, given)) => {
+                    shard.handle_sent(session, taken);
+                    if taken < given {
+                        connection.waits_writable = true;
+                        ring.poll_writable(&connection.socket, connection.key());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    connection.waits_writable = true;
+                    ring.poll_writable(&connection.socket, connection.key());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.close(session),
+            }
+        };
+
+        let flow = shard.flow(session);
+        if flow.close == Close::Now || flow.close == Close::Flush && all_sent {
+            return self.close(session);
+        }
+        match connection.receive {
+            Receive::Off if flow.read && !connection.ended => {
+                connection.receive = Receive::Armed;
+                ring.receive_multishot(&connection.socket, connection.key());
+            }
+            Receive::Armed if !flow.read => {
+                connection.receive = Receive::Cancelling;
+                ring.cancel_receive(connection.key());
+            }
+            _ => {}
+        }
+    }
+
+    /// Closes a connection; the shard forgets its session.
+    fn close(&mut self, session: SessionId) {
+        let Some(connection) = self.connections.remove(session) else { return };
+        let Parts { shard, ring, census, id, .. } = &mut self.parts;
+        if matches!(connection.receive, Receive::Armed | Receive::Cancelling) {
+            ring.cancel_receive(key(session));
+        }
+        if connection.waits_writable {
+            ring.cancel_writable(key(session));
+        }
+        shard.handle_disconnect(session);
+        census.dismiss(*id);
+        self.graveyard.push(connection.socket);
+        self.size_buffers();
+    }
+
+    /// Wakes peers, submits, and parks if there is nothing to do.
+    fn rest(&mut self) -> io::Result<()> {
+        while let Some(peer) = self.parts.port.poll_wake() {
+            let bell = &self.parts.bells[peer.index()];
+            match self.parts.wake_by_ring {
+                true => self.parts.ring.wake(bell.ring, peer.0 as u32),
+                false => bell.notify(),
+            }
+        }
+        if self.parts.shard.has_work() {
+            self.enter()?;
+        } else if !self.spin()? {
+            match self.parts.port.announce_park() {
+                true => {
+                    let timeout = self.park_time();
+                    let result = self.parts.ring.wait(timeout);
+                    self.parts.port.retract_park();
+                    result?;
+                }
+                false => self.enter()?,
+            }
+        }
+        if !self.graveyard.is_empty() && self.parts.ring.is_submitted() {
+            self.graveyard.clear();
+        }
+        Ok(())
+    }
+
+    /// Submits and collects without waiting, if there is anything to submit or collect.
+    #[inline]
+    fn enter(&mut self) -> io::Result<()> {
+        if self.parts.ring.is_quiet() {
+            return Ok(());
+        }
+        self.parts.ring.submit()
+    }
+
+    /// Looks for something to do for a short while, if that is likely or wanted. True: there is something.
+    fn spin(&mut self) -> io::Result<bool> {
+        let mut time = self.parts.spin.always;
+        if self.parts.shard.outstanding() > 0 {
+            time = time.max(self.parts.spin.outstanding);
+        }
+        if time.is_zero() {
+            return Ok(false);
+        }
+        self.enter()?;
+        let start = Instant::now();
+        loop {
+            if !self.parts.port.is_empty() {
+                return Ok(true);
+            }
+            if !self.parts.ring.is_quiet() {
+                self.parts.ring.submit()?;
+                return Ok(true);
+            }
+            if start.elapsed() >= time {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// How long to park if nothing happens.
+    fn park_time(&mut self) -> Duration {
+        let mut time = PARK_MAX;
+        let now = self.now;
+        let until = |at: Millis| Duration::from_millis(at.0.saturating_sub(now.0));
+        if let Some(at) = self.parts.shard.next_wake() {
+            time = time.min(until(at));
+        }
+        for listener in self.listeners.iter().flatten() {
+            if let Some(at) = listener.paused_until {
+                time = time.min(until(at));
+            }
+        }
+        // The shard may have frames for a peer that has no room.
+        if !self.parts.port.has_room_everywhere() {
+            time = time.min(PARK_CONGESTED);
+        }
+        if self.stop_at.is_some() {
+            time = time.min(SHUTDOWN_STEP);
+        }
+        time
+    }
+
+    fn look_at_buffers(&mut self) {
+        // Also when the clock was set back.
+        if self.now.0.abs_diff(self.buffers_others_at.0) >= BUFFERS_OTHERS_MS {
+            self.buffers_others_at = self.now;
+            self.buffers_others = self.parts.census.buffers_others(self.parts.id);
+        }
+    }
+
+    fn publish_buffers(&mut self) {
+        let bytes = self.parts.shard.buffers_bytes();
+        if bytes != self.buffers_published {
+            self.buffers_published = bytes;
+            self.parts.census.publish_buffers(self.parts.id, bytes);
+        }
+    }
+
+    fn stop(&mut self) {
+        if self.stop_at.is_none() {
+            self.stop_at = Some(Instant::now() + SHUTDOWN_MAX);
+            self.close_listeners();
+            self.parts.shard.begin_shutdown();
+        }
+    }
+
+    /// Asked to stop, and no shard owes anybody anything, or the time for that is over.
+    fn is_done(&mut self) -> bool {
+        let Some(stop_at) = self.stop_at else { return false };
+        if !self.drained && self.parts.shard.is_drained() {
+            self.drained = true;
+            self.parts.census.report_drained();
+        }
+        self.parts.census.all_drained() || Instant::now() >= stop_at
+    }
+}
+
+fn wall_clock() -> Millis {
+    // Before 1970 all keys live for ever; the machine has other troubles then.
+    Millis(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64))
+}

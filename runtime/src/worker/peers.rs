@@ -1,0 +1,139 @@
+//! What the workers share: counters that are not on the data path, and the means to wake each other.
+
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use torc_engine::id::ShardId;
+
+use crate::mesh::CachePadded;
+
+/// One shard's public figures. Written by the shard, except that an acceptor counts a connection it hands over.
+#[derive(Default)]
+struct Load {
+    connections: AtomicU32,
+    buffers_bytes: AtomicU64,
+}
+
+/// Figures every worker may look at. They are counts, not messages: nothing is ordered by them, hence Relaxed.
+pub struct Census {
+    loads: Vec<CachePadded<Load>>,
+    /// Shards that are asked to stop and owe nobody anything.
+    drained: AtomicUsize,
+}
+
+impl Census {
+    pub fn new(shards: usize) -> Census {
+        Census { loads: (0..shards).map(|_| CachePadded::default()).collect(), drained: AtomicUsize::new(0) }
+    }
+
+    /// Counts a connection to the shard with the fewest, `own` if that is one of them, and says which it is and how many
+    /// the process has.
+    pub fn admit(&self, own: ShardId) -> ShardId {
+        let count = |shard: usize| self.loads[shard].0.connections.load(Ordering::Relaxed);
+        let mut least = own.index();
+        for shard in 0..self.loads.len() {
+            if count(shard) < count(least) {
+                least = shard;
+            }
+        }
+        let least = ShardId(least as u16);
+        self.count(least);
+        least
+    }
+
+    /// Counts a connection to `shard`.
+    pub fn count(&self, shard: ShardId) {
+        self.loads[shard.index()].0.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection of `shard` is gone.
+    pub fn dismiss(&self, shard: ShardId) {
+        self.loads[shard.index()].0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Connections of each shard.
+    pub fn connections(&self) -> Vec<u32> {
+        self.loads.iter().map(|load| load.0.connections.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Connections of the process.
+    pub fn connections_total(&self) -> usize {
+        self.loads.iter().map(|load| load.0.connections.load(Ordering::Relaxed) as usize).sum()
+    }
+
+    /// Publishes the bytes of a shard's client buffers.
+    pub fn publish_buffers(&self, shard: ShardId, bytes: u64) {
+        self.loads[shard.index()].0.buffers_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of the client buffers of all shards but `own`.
+    pub fn buffers_others(&self, own: ShardId) -> u64 {
+        let others = self.loads.iter().enumerate().filter(|(shard, _)| *shard != own.index());
+        others.map(|(_, load)| load.0.buffers_bytes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// A shard owes nobody anything any more.
+    pub fn report_drained(&self) {
+        self.drained.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub fn all_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire) == self.loads.len()
+    }
+}
+
+/// By what a parked shard is woken: a message to its ring, or its event descriptor, which every ring polls.
+pub struct Bell {
+    pub ring: RawFd,
+    pub event: OwnedFd,
+}
+
+impl Bell {
+    /// Wakes the shard by its event descriptor, from any thread. Never waits: a counter that is full has been rung.
+    pub fn notify(&self) {
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    /// Takes what was written to the event descriptor.
+    pub fn silence(&self) {
+        let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
+    }
+}
+
+/// An event descriptor for a bell.
+pub fn event_descriptor() -> io::Result<OwnedFd> {
+    use rustix::event::{EventfdFlags, eventfd};
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_go_to_the_least_loaded_shard() {
+        let census = Census::new(3);
+        // All arrive at shard 1, as the kernel's hash may have it.
+        let mut counts = [0; 3];
+        for _ in 0..25 {
+            counts[census.admit(ShardId(1)).index()] += 1;
+        }
+        assert_eq!(counts, [8, 9, 8], "a tie goes to the acceptor");
+        census.dismiss(ShardId(2));
+        census.dismiss(ShardId(2));
+        assert_eq!(census.admit(ShardId(0)), ShardId(2));
+        assert_eq!(census.connections(), [8, 9, 7]);
+        assert_eq!(census.connections_total(), 24);
+    }
+
+    #[test]
+    fn buffers_of_the_others_leave_out_ones_own() {
+        let census = Census::new(3);
+        for shard in 0..3 {
+            census.publish_buffers(ShardId(shard), 10 << shard);
+        }
+        assert_eq!(census.buffers_others(ShardId(0)), 60);
+        assert_eq!(census.buffers_others(ShardId(2)), 30);
+    }
+}
