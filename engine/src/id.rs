@@ -1,7 +1,7 @@
 //! The ids and units that travel through the engine. An id is not an index, a count or a size.
 
 /// A shard, numbered from 0: one pinned thread with its keys, sockets and queues.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
 
 impl ShardId {

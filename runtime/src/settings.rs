@@ -44,7 +44,7 @@ pub enum SettingsError {
     Usage(String),
     #[error("on the command line: --{name}: {problem}")]
     Flag { name: String, problem: Problem },
-    #[error("{file}, line {number}: {problem}\n>>> {line}")]
+    #[error("{file}:{number}: {problem}\n>>> {line}")]
     Line { file: String, number: usize, line: String, problem: Problem },
     #[error("{0}")]
     File(Problem),

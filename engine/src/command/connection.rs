@@ -128,7 +128,7 @@ fn hello(home: &mut Home<'_>) -> Result {
             check_name(args.get(at + 1), Error::BadClientName)?;
             at += 2;
         } else {
-            return Err(Error::HelloSyntax);
+            return Err(Error::HelloSyntax { argument: at });
         }
     }
     if let Some((user, password)) = login {

@@ -24,8 +24,8 @@ pub enum Error {
     WrongPassword,
     NoProto,
     ProtocolVersionNotANumber,
-    /// HELLO with an option it does not know.
-    HelloSyntax,
+    /// HELLO with an option it does not know: which argument.
+    HelloSyntax { argument: usize },
     /// HELLO without login where one is needed.
     HelloNoAuth,
     BadClientName,
@@ -65,7 +65,6 @@ impl Error {
             Error::WrongPassword => "WRONGPASS invalid username-password pair or user is disabled.",
             Error::NoProto => "NOPROTO unsupported protocol version",
             Error::ProtocolVersionNotANumber => "ERR Protocol version is not an integer or out of range",
-            Error::HelloSyntax => "ERR Syntax error in HELLO option",
             Error::HelloNoAuth => {
                 "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
                  <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
@@ -78,6 +77,12 @@ impl Error {
             Error::NxAndOther => "ERR NX and XX, GT or LT options at the same time are not compatible",
             Error::GtAndLt => "ERR GT and LT options at the same time are not compatible",
             Error::Text(text) => text,
+            Error::HelloSyntax { argument } => {
+                let mut text = b"ERR Syntax error in HELLO option '".to_vec();
+                text.extend_from_slice(args.get(argument));
+                text.push(b'\'');
+                return text;
+            }
             Error::UnsupportedOption { argument } => {
                 let mut text = b"ERR Unsupported option ".to_vec();
                 text.extend_from_slice(args.get(argument));

@@ -29,7 +29,7 @@ use torc_protocol::resp::reply::{ReplyBuffer, ReplyWriter};
 
 pub use error::Error;
 pub(crate) use info::format_info;
-pub(crate) use scan::cursor_shard;
+pub(crate) use scan::{cursor_shard, wanted_count};
 pub use scan::KeysScan;
 
 use crate::config::Config;
@@ -127,7 +127,7 @@ pub enum Route {
     Keys(Merge),
     /// On every shard.
     All(Merge),
-    /// On the shard that the cursor in the first argument names.
+    /// On the shard that the cursor in the first argument names, and on the next ones while keys are wanting.
     Cursor,
     /// Its subcommand tells.
     Container,
@@ -150,6 +150,8 @@ pub enum Merge {
     RandomKey,
     /// Counters become the text of `INFO`.
     Info,
+    /// Pages of SCAN, one shard after another until there are enough keys.
+    Scan,
 }
 
 /// The function that runs a command.

@@ -1,13 +1,15 @@
 //! Going through a keyspace: SCAN and KEYS.
 //!
-//! A SCAN cursor is a shard and a position in that shard's table, below 2^63. A call goes through one shard; when that
-//! one ends the cursor moves to the next shard. A cursor from before a restart means another place of another table and
-//! does no harm.
+//! A SCAN cursor is a shard and a position in that shard's table, below 2^63. A page comes from one shard; when that one
+//! ends before the page is full, the client's shard asks the next one for the rest (`shard/fanout.rs`), so that a small
+//! keyspace is one page whatever the number of shards. A cursor from before a restart means another place of another
+//! table and does no harm.
 //!
 //! ```text
 //! cursor   | 0 | shard | position (SCAN_POSITION_BITS) |
 //! ```
 
+use torc_protocol::args::Args;
 use torc_protocol::resp::reply::{ReplyBuffer, ReplyWriter};
 
 use super::parse::integer;
@@ -54,6 +56,15 @@ pub(crate) fn cursor_shard(cursor: &[u8], shards: usize) -> std::result::Result<
     Ok(ShardId(shard.min(shards as u64 - 1) as u16))
 }
 
+/// How many keys a SCAN asks for; what is wrong with its arguments is told by the shard that executes it.
+pub(crate) fn wanted_count(args: Args<'_>) -> usize {
+    let at = (2..args.len()).step_by(2).rev().find(|&at| args.get(at).eq_ignore_ascii_case(b"count"));
+    let count = at.filter(|at| at + 1 < args.len()).and_then(|at| integer(args.get(at + 1)).ok());
+    count.map_or(DEFAULT_COUNT, |count| count.max(1) as usize)
+}
+
+const DEFAULT_COUNT: usize = 10;
+
 fn parse_cursor(text: &[u8]) -> std::result::Result<u64, Error> {
     let text = std::str::from_utf8(text).map_err(|_| Error::InvalidCursor)?;
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -65,7 +76,7 @@ fn parse_cursor(text: &[u8]) -> std::result::Result<u64, Error> {
 
 fn scan(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
     let cursor = parse_cursor(call.args.get(1))?;
-    let (mut pattern, mut count, mut type_matches) = (None, 10, true);
+    let (mut pattern, mut count, mut type_matches) = (None, DEFAULT_COUNT as i64, true);
     let mut at = 2;
     while at < call.args.len() {
         let word = call.args.get(at);

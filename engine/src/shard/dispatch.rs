@@ -1,5 +1,6 @@
 //! Start here: one parsed command, and where it goes.
 
+use bytes::Bytes;
 use torc_protocol::args::{Args, Span};
 use torc_protocol::resp::reply::{ReplyBuffer, ReplyWriter};
 
@@ -8,7 +9,7 @@ use super::gate::{self, Refusal};
 use super::sessions::Sessions;
 use super::turn::{Batch, Context, Operation, Origin, Source};
 use super::Shard;
-use crate::command::{Command, Error, Handler, Home, Merge, Route, cursor_shard, format_info};
+use crate::command::{Command, Error, Handler, Home, Merge, Route, cursor_shard, format_info, wanted_count};
 use crate::id::{Millis, SessionId, ShardId};
 use crate::message::{RequestHead, Target};
 use crate::stats::{DatabaseCounters, Stats};
@@ -62,7 +63,15 @@ impl Shard {
             Route::Keys(merge) => self.split_by_key(batch, id, command, merge, source, bytes, first_span),
             Route::All(merge) => self.send_to_all(batch, id, command, merge, source, bytes, first_span),
             Route::Cursor => match cursor_shard(args.get(1), self.core.shards) {
-                Ok(owner) => self.send_whole(batch, id, command, owner, source, bytes, first_span),
+                Ok(owner) => {
+                    let seq = session.replies.reserve();
+                    let mut fanout = Fanout::new(id, seq, session.client.dialect, Merge::Scan, 1);
+                    fanout.words = args.iter_from(0).map(<[u8]>::to_vec).collect();
+                    fanout.page.wanted = wanted_count(args);
+                    fanout.page.db = session.client.db;
+                    fanout.page.shard = owner;
+                    self.send_scan(batch, command, fanout);
+                }
                 Err(error) => self.refuse_with(id, command, error, args),
             },
             Route::Container => unreachable!("the gates resolve subcommands"),
@@ -189,6 +198,46 @@ impl Shard {
         }
     }
 
+    /// Asks the shard that a page of SCAN has come to.
+    fn send_scan(&mut self, batch: &mut Batch, command: Command, fanout: Fanout) {
+        let (db, dialect, owner) = (fanout.page.db, fanout.dialect, fanout.page.shard);
+        // The arguments in one buffer, as if they had just been read.
+        let mut spans = Vec::with_capacity(fanout.words.len());
+        let mut buffer = Vec::new();
+        for word in &fanout.words {
+            spans.push(Span::range(buffer.len(), word.len()));
+            buffer.extend_from_slice(word);
+        }
+        let (fanout, generation) = self.fanouts.insert(fanout);
+        let target = Target::Part { fanout, generation, part: 0 };
+        if owner != self.core.id {
+            let head = RequestHead { command, db, dialect, hash: 0, target, cost: 0 };
+            return self.links.send(owner, head, Args::new(&buffer, &spans, &[]));
+        }
+        batch.owned.push(Bytes::from(buffer));
+        let first_span = batch.spans.len() as u32;
+        let span_count = spans.len() as u32;
+        batch.spans.append(&mut spans);
+        batch.operations.push(Operation {
+            command,
+            db,
+            dialect,
+            source: Source::Owned(batch.owned.len() as u32 - 1),
+            first_span,
+            span_count,
+            hash: 0,
+            origin: Origin::Home(target),
+        });
+    }
+
+    /// Goes on with pages of SCAN that were not full when their shard's keys ended.
+    pub(super) fn continue_scans(&mut self, batch: &mut Batch) {
+        for fanout in std::mem::take(&mut self.scans) {
+            let command = Command::lookup(&fanout.words[0]).expect("a SCAN was looked up before");
+            self.send_scan(batch, command, fanout);
+        }
+    }
+
     /// A command about several keys: as it is, if one shard owns them all, otherwise split.
     #[expect(clippy::too_many_arguments, reason = "what a command is made of, passed down once")]
     fn split_by_key(
@@ -270,6 +319,9 @@ impl Shard {
         reply: ReplyBuffer,
     ) {
         let Some(mut fanout) = self.fanouts.complete(fanout, generation, part, reply) else { return };
+        if fanout.next_scan(self.core.shards).is_some() {
+            return self.scans.push(fanout);
+        }
         let Some(session) = self.sessions.get_mut(fanout.session) else { return };
         let (buffer, mark) = session.replies.begin(fanout.seq, &mut self.pool);
         let config = &self.core.config;

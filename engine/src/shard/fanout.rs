@@ -8,8 +8,8 @@ use bytes::Bytes;
 use torc_protocol::resp::number::read_decimal;
 use torc_protocol::resp::reply::{Dialect, ReplyBuffer, ReplyWriter};
 
-use crate::command::Merge;
-use crate::id::SessionId;
+use crate::command::{Merge, cursor_shard};
+use crate::id::{SessionId, ShardId};
 
 /// A command that was split.
 #[derive(Debug)]
@@ -20,8 +20,10 @@ pub(super) struct Fanout {
     pub merge: Merge,
     /// Of MGET: which part answers each key, in the order of the keys.
     pub order: Vec<u16>,
-    /// Of INFO: the sections asked for.
+    /// Of INFO: the sections asked for. Of SCAN: all its arguments.
     pub words: Vec<Vec<u8>>,
+    /// Of SCAN: what the shards so far have given.
+    pub page: Page,
     parts: Vec<ReplyBuffer>,
     missing: usize,
 }
@@ -36,9 +38,56 @@ impl Fanout {
             merge,
             order: Vec::new(),
             words: Vec::new(),
+            page: Page::default(),
             parts: parts_list,
             missing: parts,
         }
+    }
+}
+
+/// A page of SCAN that is being filled.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    /// Keys wanted, and the database they are in.
+    pub wanted: usize,
+    pub db: u8,
+    /// The shard asked last.
+    pub shard: ShardId,
+    cursor: Vec<u8>,
+    keys: Vec<u8>,
+    count: usize,
+}
+
+impl Page {
+    /// Adds what a shard gave.
+    fn add(&mut self, reply: &[u8]) {
+        let (_, cursor_at) = header(reply);
+        let cursor = bulk_body(&reply[cursor_at..]);
+        let rest = &reply[cursor_at + header(&reply[cursor_at..]).1 + cursor.len() + 2..];
+        let (count, keys_at) = header(rest);
+        self.cursor = cursor.to_vec();
+        self.keys.extend_from_slice(&rest[keys_at..]);
+        self.count += count as usize;
+    }
+}
+
+impl Fanout {
+    /// After a part of SCAN: the next shard to ask, with the arguments, if that shard's keys came to an end before the
+    /// page was full.
+    pub fn next_scan(&mut self, shards: usize) -> Option<ShardId> {
+        if self.merge != Merge::Scan || self.parts[0].bytes.first() != Some(&b'*') {
+            return None;
+        }
+        self.page.add(&std::mem::take(&mut self.parts[0]).bytes);
+        let next = cursor_shard(&self.page.cursor, shards).ok()?;
+        let ended = self.page.cursor != b"0" && next != self.page.shard;
+        if !ended || self.page.count >= self.page.wanted {
+            return None;
+        }
+        self.words[1] = self.page.cursor.clone();
+        self.page.shard = next;
+        self.missing = 1;
+        Some(next)
     }
 }
 
@@ -108,6 +157,12 @@ impl Fanout {
                 for &part in &self.order {
                     readers[part as usize].copy_next(reply);
                 }
+            }
+            Merge::Scan => {
+                writer.array(2);
+                writer.bulk(&self.page.cursor);
+                writer.array(self.page.count);
+                writer.raw(&self.page.keys);
             }
             Merge::RandomKey => {
                 // Each part is [keys of that shard, one of them]. The first header is the array's own.

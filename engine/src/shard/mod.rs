@@ -33,7 +33,7 @@ use crate::route::Route;
 use crate::session::Client;
 use crate::stats::Stats;
 use crate::store::Store;
-use fanout::Fanouts;
+use fanout::{Fanout, Fanouts};
 use links::Links;
 use replies::BufferPool;
 use sessions::{Session, Sessions};
@@ -106,6 +106,8 @@ pub struct Shard {
     sessions: Sessions,
     links: Links,
     fanouts: Fanouts,
+    /// Pages of SCAN to go on with in the next turn.
+    scans: Vec<Fanout>,
     waiters: Waiters,
     timers: Timers,
     pool: BufferPool,
@@ -168,6 +170,7 @@ impl Shard {
             sessions: Sessions::default(),
             links: Links::new(shards),
             fanouts: Fanouts::default(),
+            scans: Vec::new(),
             waiters: Waiters::default(),
             timers: Timers::new(now),
             pool: BufferPool::default(),
@@ -310,6 +313,7 @@ impl Shard {
             && !self.links.have_frames()
             && self.incoming.is_empty()
             && self.waiters.is_empty()
+            && self.scans.is_empty()
             && self.fanouts.is_empty()
             && all_sent()
     }
@@ -318,6 +322,7 @@ impl Shard {
     pub fn has_work(&self) -> bool {
         !self.incoming.is_empty()
             || !self.waiters.is_empty()
+            || !self.scans.is_empty()
             || self.timers.has_work()
             || self.recheck && !self.stalled.is_empty()
     }

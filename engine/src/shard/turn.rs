@@ -93,6 +93,7 @@ impl Shard {
         self.core.stats.counters.torc_turns += !idle as u64;
 
         self.read_frames(&mut context, &mut batch);
+        self.continue_scans(&mut batch);
         self.resume_stalled(&mut context, &mut batch);
         for (index, input) in inputs.iter().enumerate() {
             self.read_input(&mut context, &mut batch, index, *input);

@@ -1,0 +1,28 @@
+//! The machine as the shards of a world see it.
+
+use torc_engine::id::Millis;
+use torc_engine::machine::{Machine, MachineFacts};
+
+/// Time that passes when it is told to, and facts that never change.
+#[derive(Debug, Default)]
+pub struct SimMachine {
+    /// What the wall clock says.
+    pub now: Millis,
+    ticks: u64,
+}
+
+impl Machine for SimMachine {
+    /// Each look at the stopwatch costs a microsecond.
+    fn ticks(&mut self) -> u64 {
+        self.ticks += 1_000;
+        self.ticks
+    }
+
+    fn wall_micros(&mut self) -> u64 {
+        self.now.0 * 1_000
+    }
+
+    fn facts(&mut self) -> MachineFacts {
+        MachineFacts { os: "simulated".to_owned(), process_id: 1, ..MachineFacts::default() }
+    }
+}
