@@ -23,9 +23,15 @@ pub const CREDIT_BYTES: u64 = 16 << 20;
 /// Client buffers of the whole process unless `maxmemory-clients` says otherwise.
 pub const CLIENT_BUFFERS_BYTES_MAX_DEFAULT: u64 = 1 << 30;
 
+/// How long a client is not read because the process holds too much for its clients, milliseconds: then it is closed if
+/// it holds the most and that did not help, or read again if it did.
+pub const CHOKED_MS: u64 = 100;
+
 /// Output buffers kept for reuse by one shard, and the largest that is kept.
 pub const BUFFER_POOL_MAX: usize = 1024;
 pub const BUFFER_POOL_BYTES_MAX: usize = 64 << 10;
+/// Places in the order of replies that a session keeps room for while it has nothing to wait for.
+pub const PLACES_KEPT_MAX: usize = 64;
 
 /// Expired keys that readers report in one turn; the rest is found again.
 pub const REAP_MAX: usize = 256;

@@ -8,7 +8,8 @@ use torc_engine::machine::{Machine, MachineFacts};
 pub struct SimMachine {
     /// What the wall clock says.
     pub now: Millis,
-    ticks: u64,
+    /// What the stopwatch says.
+    pub ticks: u64,
 }
 
 impl Machine for SimMachine {

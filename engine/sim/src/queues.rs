@@ -44,7 +44,10 @@ impl Queues {
     /// The next frame that has arrived.
     pub fn pop(&mut self, step: u64, from: usize, to: usize) -> Option<Frame> {
         let frames = &mut self.queues[from * self.shards + to].frames;
-        frames.pop_front_if(|(arrival, _)| *arrival <= step).map(|(_, frame)| frame)
+        match frames.front() {
+            Some(&(arrival, _)) if arrival <= step => frames.pop_front().map(|(_, frame)| frame),
+            _ => None,
+        }
     }
 
     pub fn is_empty(&self) -> bool {

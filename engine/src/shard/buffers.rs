@@ -5,6 +5,7 @@
 //! `maxmemory-clients`: past it the client that holds the most is not read, and if that does not help it is closed.
 
 use super::Shard;
+use super::sessions::Session;
 use crate::id::{Millis, SessionId};
 use crate::limits;
 
@@ -47,48 +48,93 @@ impl Shard {
         }
     }
 
-    /// Looks at the sessions of this turn: closes those past their hard limit, and acts when the process holds too much.
+    /// Looks at the sessions of this turn: closes those past their limits, and acts when the process holds too much.
     pub(super) fn enforce_buffer_limits(&mut self, now: Millis) {
-        let limit = self.core.config.output_limits.normal;
         for index in 0..self.ready.len() {
             let id = self.ready[index];
             self.account(id);
-            let Some(session) = self.sessions.get_mut(id) else { continue };
-            if limit.hard_bytes == 0 && limit.soft_bytes == 0 {
-                continue;
-            }
-            let unsent = session.replies.unsent_bytes() as u64;
-            let mut over = limit.hard_bytes > 0 && unsent > limit.hard_bytes;
-            if limit.soft_bytes > 0 && unsent > limit.soft_bytes {
-                let since = *session.over_soft_limit_since.get_or_insert(now);
-                over |= now.0 - since.0 > limit.soft_s * 1000;
-            } else {
-                session.over_soft_limit_since = None;
-            }
-            if over {
-                self.core.stats.counters.client_output_buffer_limit_disconnections += 1;
-                self.kill(id);
-            }
+            self.check_output(id, now);
         }
         let limit = self.core.config.maxmemory_clients;
         let total = self.buffer_bytes + self.buffer_bytes_others;
         // The shards that hold their share or more act, each on its own clients.
         if total > limit && self.buffer_bytes >= limit / self.core.shards as u64 {
-            self.relieve();
+            self.relieve(now);
+        } else if total <= limit && !self.choked.is_empty() {
+            self.release(now);
         }
     }
 
-    /// The biggest holder is not read any more; if it is that already, it is closed.
-    #[cold]
-    fn relieve(&mut self) {
-        let alive = self.sessions.iter().filter(|(_, session)| !session.killed);
-        let Some((id, _)) = alive.max_by_key(|(_, session)| session.accounted_bytes) else { return };
+    /// `client-output-buffer-limit`: closes a session past the hard limit, or past the soft one for too long.
+    fn check_output(&mut self, id: SessionId, now: Millis) {
+        let limit = self.core.config.output_limits.normal;
         let Some(session) = self.sessions.get_mut(id) else { return };
-        if session.choked {
+        if session.killed || limit.hard_bytes == 0 && limit.soft_bytes == 0 {
+            session.over_soft_limit_since = None;
+            return;
+        }
+        let unsent = session.replies.unsent_bytes() as u64;
+        let mut over = limit.hard_bytes > 0 && unsent > limit.hard_bytes;
+        if limit.soft_bytes > 0 && unsent > limit.soft_bytes {
+            if !std::mem::replace(&mut session.watched, true) {
+                self.over_soft_limit.push_back(id);
+            }
+            let since = *session.over_soft_limit_since.get_or_insert(now);
+            over |= now.0.saturating_sub(since.0) > limit.soft_s * 1000;
+        } else {
+            session.over_soft_limit_since = None;
+        }
+        if over {
+            self.core.stats.counters.client_output_buffer_limit_disconnections += 1;
+            self.kill(id);
+        }
+    }
+
+    /// At each tick: sessions over the soft limit, of which nothing need be heard any more.
+    pub(super) fn check_soft_limits(&mut self, now: Millis) {
+        for _ in 0..self.over_soft_limit.len() {
+            let Some(id) = self.over_soft_limit.pop_front() else { break };
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            // The look puts it on the list again if it is still over the limit.
+            session.watched = false;
+            self.check_output(id, now);
+        }
+    }
+
+    /// The biggest holder is not read any more; if that does not help for a while, it is closed.
+    #[cold]
+    fn relieve(&mut self, now: Millis) {
+        let alive = || self.sessions.iter().filter(|(_, session)| !session.killed && session.accounted_bytes > 0);
+        let bytes = |(_, session): &(SessionId, &Session)| session.accounted_bytes;
+        let Some((id, biggest)) = alive().max_by_key(bytes) else { return };
+        let time_is_up = |since: Millis| now.0.saturating_sub(since.0) >= limits::CHOKED_MS;
+        if biggest.choked_since.is_some_and(time_is_up) {
             self.core.stats.counters.evicted_clients += 1;
             self.kill(id);
-        } else {
-            session.choked = true;
+            return self.choked.retain(|&id| self.sessions.get(id).is_some());
+        }
+        // Until then the next biggest are not read either.
+        let unchoked = alive().filter(|(_, session)| session.choked_since.is_none()).max_by_key(bytes);
+        let Some(id) = unchoked.map(|(id, _)| id) else { return };
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.choked_since = Some(now);
+            self.choked.push_back(id);
+            self.list(id);
+        }
+    }
+
+    /// The process holds no more than it may: clients are read again, each after its time.
+    #[cold]
+    fn release(&mut self, now: Millis) {
+        for _ in 0..self.choked.len() {
+            let Some(id) = self.choked.pop_front() else { break };
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            let since = session.choked_since.unwrap_or(now);
+            if now.0.saturating_sub(since.0) < limits::CHOKED_MS {
+                self.choked.push_back(id);
+                continue;
+            }
+            session.choked_since = None;
             self.list(id);
         }
     }
@@ -96,6 +142,7 @@ impl Shard {
     /// Whether limits need the clock: soft limits, and clients that are not read while the process holds too much.
     pub(super) fn buffers_need_timer(&self) -> bool {
         let limit = self.core.config.maxmemory_clients;
-        self.buffer_bytes + self.buffer_bytes_others > limit / 10 * 8
+        let full = self.buffer_bytes + self.buffer_bytes_others > limit / 10 * 8;
+        full || !self.choked.is_empty() || !self.over_soft_limit.is_empty()
     }
 }

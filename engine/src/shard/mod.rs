@@ -117,8 +117,12 @@ pub struct Shard {
     /// Sessions that the runtime is to look at.
     ready: VecDeque<SessionId>,
     /// Sessions whose commands wait; looked at when `recheck` says that something has changed.
-    stalled: Vec<SessionId>,
+    stalled: VecDeque<SessionId>,
     recheck: bool,
+    /// Sessions whose output is over the soft limit.
+    over_soft_limit: VecDeque<SessionId>,
+    /// Sessions that are not read because of the process's limit.
+    choked: VecDeque<SessionId>,
     events: VecDeque<Event>,
     connections: u64,
     /// Bytes of all sessions' buffers, and of those of all other shards.
@@ -177,8 +181,10 @@ impl Shard {
             batch: Batch::default(),
             incoming: Vec::new(),
             ready: VecDeque::new(),
-            stalled: Vec::new(),
+            stalled: VecDeque::new(),
             recheck: false,
+            over_soft_limit: VecDeque::new(),
+            choked: VecDeque::new(),
             events: VecDeque::new(),
             connections: 0,
             buffer_bytes: 0,
@@ -287,7 +293,7 @@ impl Shard {
             _ => Close::No,
         };
         let room = session.backlog.len() < limits::BACKLOG_PAUSE_BYTES;
-        Flow { read: room && !session.eof && !session.closing && !session.choked, close }
+        Flow { read: room && !session.eof && !session.closing && session.choked_since.is_none(), close }
     }
 
     /// The turn's frame to another shard, if there is anything to say. Not asked for while that queue is full.

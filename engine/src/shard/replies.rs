@@ -97,6 +97,9 @@ impl Replies {
         if self.output.bytes.capacity() == 0 {
             self.output.bytes = pool.take();
         }
+        if seq != self.due && self.stash.capacity() == 0 {
+            self.stash = pool.take();
+        }
         let mark = Mark { seq, start: self.output.bytes.len(), shared_start: self.output.shared.len() };
         (&mut self.output, mark)
     }
@@ -167,6 +170,19 @@ impl Replies {
         }
     }
 
+    /// All is sent: what held it goes back.
+    #[inline]
+    fn give_back(&mut self, pool: &mut BufferPool) {
+        pool.give(std::mem::take(&mut self.output.bytes));
+        if self.places.is_empty() && self.stash.capacity() > 0 {
+            debug_assert!(self.stash.is_empty());
+            pool.give(std::mem::take(&mut self.stash));
+            if self.places.capacity() > limits::PLACES_KEPT_MAX {
+                self.places = VecDeque::new();
+            }
+        }
+    }
+
     /// `count` bytes of the output were sent.
     pub fn sent(&mut self, count: usize, pool: &mut BufferPool) {
         self.sent += count;
@@ -174,7 +190,7 @@ impl Replies {
             debug_assert!(self.sent <= self.output.bytes.len());
             if self.sent == self.output.bytes.len() {
                 self.sent = 0;
-                pool.give(std::mem::take(&mut self.output.bytes));
+                self.give_back(pool);
             } else if self.sent > limits::OUTPUT_PAUSE_BYTES && self.sent > self.output.bytes.len() / 2 {
                 self.output.bytes.drain(..self.sent);
                 self.sent = 0;

@@ -24,12 +24,14 @@ pub(crate) struct Session {
     pub closing: bool,
     /// Close at once.
     pub killed: bool,
-    /// Not read, because client buffers are over the limit of the process and this session holds the most.
-    pub choked: bool,
+    /// Since when it is not read, because client buffers are over the limit of the process and it holds the most.
+    pub choked_since: Option<Millis>,
     /// Bytes counted for this session in the shard's sum.
     pub accounted_bytes: usize,
     /// Since when the output has been over the soft limit.
     pub over_soft_limit_since: Option<Millis>,
+    /// In the list of sessions whose output is looked at by the clock.
+    pub watched: bool,
 }
 
 impl Session {
@@ -44,9 +46,10 @@ impl Session {
             eof: false,
             closing: false,
             killed: false,
-            choked: false,
+            choked_since: None,
             accounted_bytes: 0,
             over_soft_limit_since: None,
+            watched: false,
         }
     }
 

@@ -33,12 +33,14 @@ impl Timers {
 impl Shard {
     /// Runs what is due, at most a slice of each.
     pub(super) fn run_timers(&mut self, now: Millis) {
-        let ticked = now >= self.timers.next_tick;
+        let interval = (1000 / u64::from(self.core.config.hz.max(1))).max(limits::TICK_MS_MIN);
+        // Also when the clock was set back.
+        let ticked = now >= self.timers.next_tick || self.timers.next_tick.0 - now.0 > interval;
         if ticked {
-            let interval = (1000 / u64::from(self.core.config.hz.max(1))).max(limits::TICK_MS_MIN);
             self.timers.next_tick = Millis(now.0 + interval);
             self.timers.expire_slices = limits::EXPIRE_SLICES_PER_TICK;
             self.close_idle(now);
+            self.check_soft_limits(now);
         }
         if self.timers.expire_slices > 0 {
             let more = self.core.store.has_expiring() && self.core.store.expire_slice(now);

@@ -113,7 +113,9 @@ impl Shard {
 
     /// Takes in what other shards sent: replies go to their places, requests join the batch.
     fn read_frames(&mut self, context: &mut Context<'_>, batch: &mut Batch) {
-        for (from, frame) in std::mem::take(&mut self.incoming) {
+        // Taken out while frames are read, and put back for its allocation.
+        let mut incoming = std::mem::take(&mut self.incoming);
+        for (from, frame) in incoming.drain(..) {
             let index = batch.frames.len() as u32;
             batch.frames.push((from, frame));
             let mut cursor = Cursor::default();
@@ -163,6 +165,7 @@ impl Shard {
                 }
             }
         }
+        self.incoming = incoming;
     }
 
     /// Parses what sessions sent whose commands had to wait and need not any more.
@@ -170,10 +173,12 @@ impl Shard {
         if !std::mem::take(&mut self.recheck) || self.stalled.is_empty() {
             return;
         }
-        for id in std::mem::take(&mut self.stalled) {
+        // Each is looked at once; who has to go on waiting goes to the end.
+        for _ in 0..self.stalled.len() {
+            let Some(id) = self.stalled.pop_front() else { break };
             if !self.may_resume(id) {
                 if self.sessions.get(id).is_some() {
-                    self.stalled.push(id);
+                    self.stalled.push_back(id);
                 }
                 continue;
             }
@@ -212,7 +217,7 @@ impl Shard {
             if !may_read {
                 session.stalled = true;
                 session.backlog.extend_from_slice(&bytes[position..]);
-                self.stalled.push(id);
+                self.stalled.push_back(id);
                 self.recheck |= batch.operations.is_empty();
                 self.list(id);
                 return;

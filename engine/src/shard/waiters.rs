@@ -9,6 +9,7 @@ use torc_protocol::resp::reply::{Dialect, ReplyWriter};
 use super::Shard;
 use super::turn::{Batch, Context, Operation, Origin};
 use crate::command::Wait;
+use crate::limits;
 
 /// A command that waits, with what it needs to be answered.
 pub(super) struct Waiter {
@@ -52,6 +53,8 @@ impl Shard {
         if scan.step(&self.core.store, waiter.db, context.now) {
             return self.waiters.queue.push_back(waiter);
         }
+        // Sessions that wait because too many commands did need not be those whose command has ended.
+        self.recheck |= self.waiters.len() == limits::WAITERS_MAX / 2;
         scan.write(&mut ReplyWriter::new(&mut batch.scratch, waiter.dialect));
         let mut reply = std::mem::take(&mut batch.scratch);
         self.finish(context, waiter.origin, &mut reply);

@@ -1,14 +1,15 @@
 //! One key with its value: a single allocation, so that a lookup touches one place in memory after the table.
 //!
 //! ```text
-//!  0        8        12       16       20   21     22      24
-//!  | expire | key    | value  | value  | how | access | free | key bytes | value area ...
-//!  | ms     | length | length | room   |     |        |      |           |
+//!  0        2        4        6     7        8
+//!  | key    | value  | value  | how | access | expire ms | key length | key bytes | value area ...
+//!  | length | length | room   |     |        | if any    | if long    |
 //! ```
 //!
-//! The value area holds the bytes themselves (`HOW_INLINE`), or, for a value longer than [`SHARED_BYTES_MIN`], a
-//! [`Bytes`] at the next multiple of its alignment (`HOW_SHARED`), so that a reply can point at it and overwriting or
-//! deleting it costs no copy. All lengths are in bytes; `expire` 0 means never.
+//! `how` says which of the optional fields of 8 bytes are there, and what the value area holds: the bytes themselves, or,
+//! for a value longer than [`SHARED_BYTES_MIN`], a [`Bytes`] at the next multiple of its alignment, so that a reply can
+//! point at it and overwriting or deleting it costs no copy. All lengths are in bytes. A key without expiry, 16 bytes
+//! long, with a value of 32 bytes takes 56 bytes, one cache line or two.
 //!
 //! An [`Entry`] is a thin owning pointer (the table packs it into 48 bits). This file is the only place that knows the
 //! layout; its safe twin in `tests` is a `HashMap`.
@@ -56,25 +57,32 @@ impl<'a> Value<'a> {
 
 #[repr(C)]
 struct Header {
-    expire_ms: u64,
-    key_len: u32,
-    value_len: u32,
-    value_room: u32,
+    /// `KEY_LEN_LONG` if the length is in its own field.
+    key_len: u16,
+    value_len: u16,
+    value_room: u16,
     how: u8,
-    access: Cell<u8>,
-    _free: u16,
+    /// Recency, for eviction.
+    _access: Cell<u8>,
 }
 
 const HEADER_BYTES: usize = size_of::<Header>();
-const HOW_INLINE: u8 = 0;
-const HOW_SHARED: u8 = 1;
+const FIELD_BYTES: usize = 8;
+/// The value area holds a `Bytes`.
+const SHARED: u8 = 1 << 0;
+/// There is a field with an expiry time (which may be 0, never).
+const EXPIRES: u8 = 1 << 1;
+/// There is a field with the key's length.
+const LONG_KEY: u8 = 1 << 2;
+const KEY_LEN_LONG: u16 = u16::MAX;
 const ALIGN: usize = 8;
 /// Room for a `Bytes` after a key of any length: itself and the padding before it.
 const SHARED_ROOM: usize = size_of::<Bytes>() + ALIGN;
 
-const _: () = assert!(HEADER_BYTES == 24);
+const _: () = assert!(HEADER_BYTES == 8 && HEADER_BYTES % ALIGN == 0 && FIELD_BYTES % ALIGN == 0);
 const _: () = assert!(align_of::<Header>() <= ALIGN && align_of::<Bytes>() <= ALIGN);
-const _: () = assert!(SHARED_BYTES_MIN < u32::MAX as usize);
+// The room of a value that grows is twice its length, and what rounding up adds.
+const _: () = assert!(SHARED_BYTES_MIN * 2 + ALIGN < u16::MAX as usize);
 
 /// An owned key with its value. Dropping it frees both.
 pub struct Entry(NonNull<Header>);
@@ -104,18 +112,18 @@ impl<'a> EntryRef<'a> {
     /// The key.
     #[inline]
     pub fn key(self) -> &'a [u8] {
-        // SAFETY: key_len bytes after the header were written when the entry was made.
-        unsafe { std::slice::from_raw_parts(key_pointer(self.0), self.header().key_len as usize) }
+        // SAFETY: the key's bytes were written when the entry was made.
+        unsafe { std::slice::from_raw_parts(key_pointer(self.0), key_len(self.0)) }
     }
 
     /// The value.
     #[inline]
     pub fn value(self) -> Value<'a> {
         let header = self.header();
-        // SAFETY: HOW_SHARED says that put_shared wrote a Bytes; otherwise value_len bytes of the value area were
+        // SAFETY: SHARED says that put_shared wrote a Bytes; otherwise value_len bytes of the value area were
         // written by put_inline or write_at.
         unsafe {
-            if header.how == HOW_SHARED {
+            if header.how & SHARED != 0 {
                 return Value::Shared(&*shared_pointer(self.0));
             }
             Value::Inline(std::slice::from_raw_parts(value_pointer(self.0), header.value_len as usize))
@@ -125,13 +133,18 @@ impl<'a> EntryRef<'a> {
     /// When the entry expires, milliseconds since the epoch; 0 is never.
     #[inline]
     pub fn expire_ms(self) -> u64 {
-        self.header().expire_ms
+        if self.header().how & EXPIRES == 0 {
+            return 0;
+        }
+        // SAFETY: EXPIRES says that the first field after the header is there and holds the time.
+        unsafe { field(self.0, 0).read() }
     }
 
     /// Bytes allocated for this entry, the refcounted value included.
     #[inline]
     pub fn memory_bytes(self) -> usize {
-        let own = allocated_bytes(self.header());
+        // SAFETY: the entry is live during 'a.
+        let own = unsafe { allocated_bytes(self.0) };
         match self.value() {
             Value::Inline(_) => own,
             Value::Shared(bytes) => own + bytes.len(),
@@ -139,20 +152,50 @@ impl<'a> EntryRef<'a> {
     }
 }
 
+/// The optional field with this place among those that are there.
+///
+/// # Safety
+/// `header` starts a live entry with more than `index` fields.
+#[inline]
+unsafe fn field(header: NonNull<Header>, index: usize) -> *mut u64 {
+    // SAFETY: the fields follow the header; both are multiples of a u64's alignment.
+    unsafe { header.as_ptr().cast::<u8>().add(HEADER_BYTES + index * FIELD_BYTES).cast() }
+}
+
+/// Bytes before the key.
+#[inline]
+fn key_offset(how: u8) -> usize {
+    HEADER_BYTES + FIELD_BYTES * ((how & EXPIRES != 0) as usize + (how & LONG_KEY != 0) as usize)
+}
+
+/// # Safety
+/// `header` starts a live entry.
+#[inline]
+unsafe fn key_len(header: NonNull<Header>) -> usize {
+    // SAFETY: by the caller; LONG_KEY says that the last field is there and holds the length.
+    unsafe {
+        let fixed = header.as_ref();
+        if fixed.how & LONG_KEY != 0 {
+            return field(header, (fixed.how & EXPIRES != 0) as usize).read() as usize;
+        }
+        fixed.key_len as usize
+    }
+}
+
 /// # Safety
 /// `header` starts a live entry.
 #[inline]
 unsafe fn key_pointer(header: NonNull<Header>) -> *mut u8 {
-    // SAFETY: the allocation is longer than the header.
-    unsafe { header.as_ptr().cast::<u8>().add(HEADER_BYTES) }
+    // SAFETY: the key follows the fields inside the allocation.
+    unsafe { header.as_ptr().cast::<u8>().add(key_offset(header.as_ref().how)) }
 }
 
 /// # Safety
 /// `header` starts a live entry.
 #[inline]
 unsafe fn value_pointer(header: NonNull<Header>) -> *mut u8 {
-    // SAFETY: the key bytes follow the header inside the allocation.
-    unsafe { key_pointer(header).add(header.as_ref().key_len as usize) }
+    // SAFETY: the value area follows the key inside the allocation.
+    unsafe { key_pointer(header).add(key_len(header)) }
 }
 
 /// # Safety
@@ -166,9 +209,12 @@ unsafe fn shared_pointer(header: NonNull<Header>) -> *mut Bytes {
     }
 }
 
+/// # Safety
+/// `header` starts a live entry.
 #[inline]
-fn allocated_bytes(header: &Header) -> usize {
-    HEADER_BYTES + header.key_len as usize + header.value_room as usize
+unsafe fn allocated_bytes(header: NonNull<Header>) -> usize {
+    // SAFETY: by the caller.
+    unsafe { key_offset(header.as_ref().how) + key_len(header) + header.as_ref().value_room as usize }
 }
 
 impl Entry {
@@ -186,28 +232,35 @@ impl Entry {
         entry
     }
 
-    /// An entry with an empty inline value and `room` bytes for it.
+    /// An entry with an empty inline value and `room` bytes for it. There is a field for the expiry if it has one.
     fn allocate(key: &[u8], room: usize, expire_ms: u64) -> Entry {
-        let key_len = u32::try_from(key.len()).expect("the protocol bounds a key below 4 GiB");
+        let long = key.len() >= KEY_LEN_LONG as usize;
+        let how = if expire_ms != 0 { EXPIRES } else { 0 } | if long { LONG_KEY } else { 0 };
+        let key_at = key_offset(how);
         // What rounding the whole allocation up to the alignment gives away is room for the value.
-        let size = round_up(HEADER_BYTES + key.len() + room);
-        let room = u32::try_from(size - HEADER_BYTES - key.len()).expect("inline values are short");
+        let size = round_up(key_at + key.len() + room);
+        let room = u16::try_from(size - key_at - key.len()).expect("inline values are short");
         let layout = layout(size);
         // SAFETY: the layout has a size of at least HEADER_BYTES, so it is not zero.
         let Some(pointer) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
         let header = pointer.cast::<Header>();
-        // SAFETY: the allocation is at least HEADER_BYTES + key.len() bytes, aligned for Header, and ours alone.
+        // SAFETY: the allocation has room for the header, the fields that `how` names and the key; it is aligned for
+        // them, and ours alone.
         unsafe {
             header.write(Header {
-                expire_ms,
-                key_len,
+                key_len: if long { KEY_LEN_LONG } else { key.len() as u16 },
                 value_len: 0,
                 value_room: room,
-                how: HOW_INLINE,
-                access: Cell::new(0),
-                _free: 0,
+                how,
+                _access: Cell::new(0),
             });
-            pointer.add(HEADER_BYTES).copy_from_nonoverlapping(NonNull::from(key).cast(), key.len());
+            if expire_ms != 0 {
+                field(header, 0).write(expire_ms);
+            }
+            if long {
+                field(header, (expire_ms != 0) as usize).write(key.len() as u64);
+            }
+            pointer.add(key_at).copy_from_nonoverlapping(NonNull::from(key).cast(), key.len());
         }
         Entry(header)
     }
@@ -238,34 +291,62 @@ impl Entry {
     }
 
     #[inline]
+    fn header(&self) -> &Header {
+        self.as_ref().header()
+    }
+
+    #[inline]
     fn header_mut(&mut self) -> &mut Header {
         // SAFETY: self owns a live allocation that starts with an initialized Header; &mut self is exclusive.
         unsafe { self.0.as_mut() }
     }
 
-    /// Sets when the entry expires; 0 is never.
-    #[inline]
-    pub fn set_expire_ms(&mut self, expire_ms: u64) {
-        self.header_mut().expire_ms = expire_ms;
+    /// Sets when the entry expires; 0 is never. Returns a new entry to put in this one's place if it had no field for it.
+    #[must_use]
+    pub fn set_expire_ms(&mut self, expire_ms: u64) -> Option<Entry> {
+        if self.try_set_expire_ms(expire_ms) {
+            return None;
+        }
+        let value = self.as_ref().value();
+        let shared = match value {
+            Value::Shared(bytes) => Some(bytes),
+            Value::Inline(_) => None,
+        };
+        Some(Entry::new(self.as_ref().key(), NewValue { bytes: value.bytes(), shared }, expire_ms))
     }
 
-    /// Replaces the value without moving the entry if the new one fits and does not waste more than half of the room.
-    /// False: nothing changed, make a new entry.
     #[inline]
-    pub fn try_set_value(&mut self, value: NewValue<'_>) -> bool {
-        let len = value.bytes.len();
-        let room = self.as_ref().header().value_room as usize;
-        if self.as_ref().header().how == HOW_INLINE && len <= room && (len * 2 >= room || room <= 64) {
-            self.put_inline(value.bytes);
-            return true;
+    fn try_set_expire_ms(&mut self, expire_ms: u64) -> bool {
+        if self.header().how & EXPIRES == 0 {
+            return expire_ms == 0;
         }
-        if self.as_ref().header().how == HOW_SHARED && len > SHARED_BYTES_MIN {
+        // SAFETY: EXPIRES says that the first field is there; &mut self is exclusive.
+        unsafe { field(self.0, 0).write(expire_ms) };
+        true
+    }
+
+    /// Replaces value and expiry without moving the entry, if both fit and the value does not waste more than half of
+    /// its room. False: nothing of the value changed, make a new entry.
+    #[inline]
+    pub fn try_set(&mut self, value: NewValue<'_>, expire_ms: u64) -> bool {
+        let len = value.bytes.len();
+        let room = self.header().value_room as usize;
+        let shared = self.header().how & SHARED != 0;
+        let fits = match shared {
+            false => len <= room && (len * 2 >= room || room <= 64),
+            true => len > SHARED_BYTES_MIN,
+        };
+        if !fits || !self.try_set_expire_ms(expire_ms) {
+            return false;
+        }
+        if shared {
             let bytes = value.shared.cloned().unwrap_or_else(|| Bytes::copy_from_slice(value.bytes));
             self.drop_shared();
             self.put_shared(bytes);
-            return true;
+        } else {
+            self.put_inline(value.bytes);
         }
-        false
+        true
     }
 
     /// Writes `bytes` at `offset` of the value, filling a gap with zeros, growing the value if it is shorter. Returns a
@@ -273,8 +354,8 @@ impl Entry {
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) -> Option<Entry> {
         let old_len = self.as_ref().value().bytes().len();
         let len = old_len.max(offset + bytes.len());
-        if self.as_ref().header().how == HOW_SHARED {
-            // SAFETY: HOW_SHARED says that a Bytes is here; it is moved out and a new one written before anyone looks.
+        if self.header().how & SHARED != 0 {
+            // SAFETY: SHARED says that a Bytes is here; it is moved out and a new one written before anyone looks.
             let shared = unsafe { shared_pointer(self.0).read() };
             // Sole owner: in place, with the capacity doubling of BytesMut. Otherwise a reply still reads it: copy.
             let mut value = shared.try_into_mut().unwrap_or_else(|shared| {
@@ -289,7 +370,7 @@ impl Entry {
             self.put_shared(value.freeze());
             return None;
         }
-        if len <= self.as_ref().header().value_room as usize {
+        if len <= self.header().value_room as usize {
             // SAFETY: offset + bytes.len() <= len <= value_room, the gap likewise; bytes is not our own memory, because
             // self is borrowed exclusively.
             unsafe {
@@ -297,7 +378,7 @@ impl Entry {
                 value.add(old_len).write_bytes(0, offset.saturating_sub(old_len));
                 value.add(offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
             }
-            self.header_mut().value_len = len as u32;
+            self.header_mut().value_len = len as u16;
             return None;
         }
         if len > SHARED_BYTES_MIN {
@@ -319,35 +400,36 @@ impl Entry {
 
     #[inline]
     fn put_inline(&mut self, bytes: &[u8]) {
-        debug_assert!(bytes.len() <= self.as_ref().header().value_room as usize);
+        debug_assert!(bytes.len() <= self.header().value_room as usize);
         // SAFETY: the value area has value_room bytes; bytes is foreign memory, because self is borrowed exclusively.
         unsafe { value_pointer(self.0).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         let header = self.header_mut();
-        header.value_len = bytes.len() as u32;
-        header.how = HOW_INLINE;
+        header.value_len = bytes.len() as u16;
+        header.how &= !SHARED;
     }
 
     fn put_shared(&mut self, bytes: Bytes) {
-        debug_assert!(self.as_ref().header().value_room as usize >= SHARED_ROOM);
+        debug_assert!(self.header().value_room as usize >= SHARED_ROOM);
         self.header_mut().value_len = 0;
-        self.header_mut().how = HOW_SHARED;
+        self.header_mut().how |= SHARED;
         // SAFETY: the value area has SHARED_ROOM bytes; what was there before was dropped or moved out by the caller.
         unsafe { shared_pointer(self.0).write(bytes) };
     }
 
     fn drop_shared(&mut self) {
-        debug_assert_eq!(self.as_ref().header().how, HOW_SHARED);
-        // SAFETY: HOW_SHARED says that a Bytes is here; the caller writes a new one or frees the entry.
+        debug_assert!(self.header().how & SHARED != 0);
+        // SAFETY: SHARED says that a Bytes is here; the caller writes a new one or frees the entry.
         unsafe { shared_pointer(self.0).drop_in_place() };
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if self.as_ref().header().how == HOW_SHARED {
+        if self.header().how & SHARED != 0 {
             self.drop_shared();
         }
-        let layout = layout(allocated_bytes(self.as_ref().header()));
+        // SAFETY: the entry is live until the end of this function.
+        let layout = layout(unsafe { allocated_bytes(self.0) });
         // SAFETY: allocate made it with the same size (room takes up what rounding added) and alignment.
         unsafe { dealloc(self.0.as_ptr().cast(), layout) };
     }
@@ -376,6 +458,23 @@ mod tests {
             assert_eq!(entry.as_ref().value().bytes(), value);
             assert_eq!(entry.as_ref().expire_ms(), 5);
             assert_eq!(matches!(entry.as_ref().value(), Value::Shared(_)), len > SHARED_BYTES_MIN);
+        }
+    }
+
+    #[test]
+    fn long_keys_and_late_expiry_keep_everything() {
+        for key_len in [0, 1, 65_534, 65_535, 200_000] {
+            for value_len in [3, 20_000] {
+                let (key, value) = (vec![b'k'; key_len], vec![b'v'; value_len]);
+                let mut entry = Entry::new(&key, NewValue::from(&value[..]), 0);
+                assert!(entry.set_expire_ms(0).is_none());
+                entry = entry.set_expire_ms(77).expect("an entry without expiry has no field for it");
+                assert!(entry.set_expire_ms(78).is_none());
+                assert_eq!((entry.as_ref().key(), entry.as_ref().value().bytes()), (&key[..], &value[..]));
+                assert_eq!(entry.as_ref().expire_ms(), 78);
+                assert!(entry.try_set(NewValue::from(&value[..]), 0));
+                assert_eq!(entry.as_ref().expire_ms(), 0);
+            }
         }
     }
 

@@ -175,8 +175,7 @@ impl Store {
             Expiry::Keep => old_expire,
         };
         let new_bytes = keyspace.table.change(place, |entry| {
-            if entry.try_set_value(value) {
-                entry.set_expire_ms(expire);
+            if entry.try_set(value, expire) {
                 return (entry.as_ref().memory_bytes(), None);
             }
             let moved = Entry::new(key.bytes, value, expire);
@@ -218,8 +217,13 @@ impl Store {
         }
         let expire = at.map_or(0, |at| at.0.max(1));
         let keyspace = &mut self.keyspaces[key.db as usize];
-        let old = keyspace.table.entry(place).expire_ms();
-        keyspace.table.change(place, |entry| (entry.set_expire_ms(expire), None));
+        let entry = keyspace.table.entry(place);
+        let (old, old_bytes) = (entry.expire_ms(), entry.memory_bytes());
+        let new_bytes = keyspace.table.change(place, |entry| {
+            let moved = entry.set_expire_ms(expire);
+            (moved.as_ref().unwrap_or(entry).as_ref().memory_bytes(), moved)
+        });
+        keyspace.entry_bytes = keyspace.entry_bytes + new_bytes - old_bytes;
         keyspace.expiring = keyspace.expiring + (expire != 0) as usize - (old != 0) as usize;
         true
     }

@@ -4,9 +4,12 @@
 //! hash   63 ............ 64-depth | ...            | 22 ...... 7 | 6 ... 0
 //!        directory index          |                |     tag     | bucket in segment
 //!
-//! directory --> segment of 128 buckets --> bucket of 8 slots (one cache line) --> entry
-//!               8 KiB                      slot = tag << 48 | address of the entry
+//! directory --> segment of 128 buckets --> bucket of 8 slots, one cache line --> entry
+//!               8 KiB                      | 8 tags of 2 bytes | 8 addresses of 6 bytes |
 //! ```
+//!
+//! The eight tags of a bucket are compared with one instruction; only a slot whose tag is right is looked at, so a lookup
+//! that misses reads no entry but once in about 8000.
 //!
 //! A lookup reads the directory (8 bytes for about 600 keys, so it stays in cache), one bucket, and the entry: two
 //! misses in DRAM, and both can be prefetched. A bucket that is full spills into the next one of its segment; a lookup
@@ -35,17 +38,85 @@ pub const DEPTH_MAX: u32 = 40;
 /// Bits of the bucket in a scan position.
 pub const BUCKET_BITS: u32 = BUCKETS.trailing_zeros();
 
-const ADDRESS_MASK: u64 = (1 << 48) - 1;
-const FRESH: u64 = 0;
+/// A slot that was never taken: a lookup ends at its bucket.
+const FRESH: u16 = 0;
 /// A slot that was taken once: a lookup goes on past its bucket.
-const TOMBSTONE: u64 = 1;
+const TOMBSTONE: u16 = 1;
+const ADDRESS_MASK: u64 = (1 << 48) - 1;
 
-const _: () = assert!(BUCKETS.is_power_of_two() && SLOTS_PER_BUCKET * 8 == 64);
+const _: () = assert!(BUCKETS.is_power_of_two() && std::mem::size_of::<Bucket>() == 64);
 const _: () = assert!(SPLIT_AT + TOMBSTONES_MAX < SLOTS, "a lookup must find a fresh slot");
 
 #[repr(C, align(64))]
+struct Bucket {
+    tags: [u16; SLOTS_PER_BUCKET],
+    /// Addresses in 48 bits, the low half first: eight pairs would be padded, so they are kept apart.
+    low: [u32; SLOTS_PER_BUCKET],
+    high: [u16; SLOTS_PER_BUCKET],
+}
+
+impl Bucket {
+    const EMPTY: Bucket =
+        Bucket { tags: [FRESH; SLOTS_PER_BUCKET], low: [0; SLOTS_PER_BUCKET], high: [0; SLOTS_PER_BUCKET] };
+
+    #[inline]
+    fn address(&self, slot: usize) -> u64 {
+        (self.high[slot] as u64) << 32 | self.low[slot] as u64
+    }
+
+    #[inline]
+    fn set(&mut self, slot: usize, tag: u16, address: u64) {
+        self.tags[slot] = tag;
+        self.low[slot] = address as u32;
+        self.high[slot] = (address >> 32) as u16;
+    }
+
+    /// One bit per slot that has this tag.
+    #[inline]
+    fn matches(&self, tag: u16) -> Mask {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: SSE2 belongs to every x86-64 processor; the tags are 16 bytes, and the bucket's alignment is theirs.
+        unsafe {
+            use std::arch::x86_64::*;
+            let tags = _mm_load_si128(self.tags.as_ptr().cast());
+            let equal = _mm_cmpeq_epi16(tags, _mm_set1_epi16(tag as i16));
+            Mask(_mm_movemask_epi8(_mm_packs_epi16(equal, _mm_setzero_si128())) as u32)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Mask(self.tags.iter().enumerate().fold(0, |mask, (slot, &other)| mask | ((other == tag) as u32) << slot))
+    }
+
+    #[inline]
+    fn has_fresh(&self) -> bool {
+        self.matches(FRESH).0 != 0
+    }
+
+    /// The addresses of all entries here.
+    fn addresses(&self) -> impl Iterator<Item = u64> {
+        (0..SLOTS_PER_BUCKET).filter(|&slot| self.tags[slot] > TOMBSTONE).map(|slot| self.address(slot))
+    }
+}
+
+/// Slots of a bucket as bits.
+struct Mask(u32);
+
+impl Iterator for Mask {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let slot = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some(slot)
+    }
+}
+
+#[repr(C, align(64))]
 struct Segment {
-    buckets: [[u64; SLOTS_PER_BUCKET]; BUCKETS],
+    buckets: [Bucket; BUCKETS],
     /// How many high bits of the hash all entries here share.
     depth: u32,
     taken: u32,
@@ -114,14 +185,12 @@ impl Table {
         let Some(segment) = self.segment_of(hash) else { return };
         // SAFETY: the segment is live; no reference to it is held by anyone else during this call.
         let bucket = unsafe { &(*segment.as_ptr()).buckets[bucket_of(hash)] };
-        let tag = tag_of(hash);
-        for &slot in bucket {
-            if slot >> 48 == tag && slot > TOMBSTONE {
-                let entry = (slot & ADDRESS_MASK) as *const u8;
-                prefetch(entry);
-                // A short entry that straddles a cache line needs both.
-                prefetch(entry.wrapping_add(64));
-                return;
+        if let Some(slot) = bucket.matches(tag_of(hash)).next() {
+            let entry = bucket.address(slot) as usize;
+            prefetch(entry as *const u8);
+            // A short entry that straddles cache lines needs both.
+            if entry % 64 != 0 {
+                prefetch((entry + 64) as *const u8);
             }
         }
     }
@@ -141,18 +210,14 @@ impl Table {
         for _ in 0..BUCKETS {
             // SAFETY: the segment is live, &self keeps it from changing.
             let bucket = unsafe { &(*segment.as_ptr()).buckets[index] };
-            let mut fresh = false;
-            for (at, &slot) in bucket.iter().enumerate() {
-                if slot >> 48 == tag && slot > TOMBSTONE {
-                    // SAFETY: a slot above TOMBSTONE holds the address of an entry that the table owns.
-                    let entry = unsafe { EntryRef::from_raw(slot & ADDRESS_MASK) };
-                    if matches(entry) {
-                        return Some(Place { segment, bucket: index as u32, slot: at as u32 });
-                    }
+            for slot in bucket.matches(tag) {
+                // SAFETY: a slot with a tag holds the address of an entry that the table owns.
+                let entry = unsafe { EntryRef::from_raw(bucket.address(slot)) };
+                if matches(entry) {
+                    return Some(Place { segment, bucket: index as u32, slot: slot as u32 });
                 }
-                fresh |= slot == FRESH;
             }
-            if fresh {
+            if bucket.has_fresh() {
                 return None;
             }
             index = (index + 1) % BUCKETS;
@@ -161,21 +226,15 @@ impl Table {
     }
 
     #[inline]
-    fn slot(&self, place: Place) -> u64 {
+    fn address(&self, place: Place) -> u64 {
         // SAFETY: a Place points into a live segment until the table changes, which the callers' borrows rule out.
-        unsafe { (*place.segment.as_ptr()).buckets[place.bucket as usize][place.slot as usize] }
-    }
-
-    #[inline]
-    fn set_slot(&mut self, place: Place, value: u64) {
-        // SAFETY: as for slot; &mut self is exclusive.
-        unsafe { (*place.segment.as_ptr()).buckets[place.bucket as usize][place.slot as usize] = value };
+        unsafe { (&(*place.segment.as_ptr()).buckets)[place.bucket as usize].address(place.slot as usize) }
     }
 
     /// The entry at a place just found.
     #[inline]
     pub fn entry(&self, place: Place) -> EntryRef<'_> {
-        let address = self.slot(place) & ADDRESS_MASK;
+        let address = self.address(place);
         // SAFETY: `find` gave the place of a live entry and &self keeps the table from changing.
         unsafe { EntryRef::from_raw(address) }
     }
@@ -183,12 +242,13 @@ impl Table {
     /// Changes the entry at a place just found. The change may give back an entry that replaces it.
     #[inline]
     pub fn change<R>(&mut self, place: Place, change: impl FnOnce(&mut Entry) -> (R, Option<Entry>)) -> R {
-        let slot = self.slot(place);
         // SAFETY: the place holds a live entry; ours alone, because of &mut self.
-        let mut entry = std::mem::ManuallyDrop::new(unsafe { Entry::from_raw(slot & ADDRESS_MASK) });
+        let mut entry = std::mem::ManuallyDrop::new(unsafe { Entry::from_raw(self.address(place)) });
         let (result, moved) = change(&mut entry);
         if let Some(moved) = moved {
-            self.set_slot(place, slot & !ADDRESS_MASK | pack(moved));
+            // SAFETY: the segment is live and &mut self is exclusive.
+            let bucket = unsafe { &mut (&mut (*place.segment.as_ptr()).buckets)[place.bucket as usize] };
+            bucket.set(place.slot as usize, bucket.tags[place.slot as usize], pack(moved));
             drop(std::mem::ManuallyDrop::into_inner(entry));
         }
         result
@@ -196,13 +256,13 @@ impl Table {
 
     /// Takes the entry at a place just found out of the table.
     pub fn remove(&mut self, place: Place) -> Entry {
-        let address = self.slot(place) & ADDRESS_MASK;
+        let address = self.address(place);
         // SAFETY: the segment is live and &mut self is exclusive.
         let segment = unsafe { &mut *place.segment.as_ptr() };
         let bucket = &mut segment.buckets[place.bucket as usize];
         // A bucket that has a fresh slot was never full, so nothing has spilled past it.
-        let never_full = bucket.contains(&FRESH);
-        bucket[place.slot as usize] = if never_full { FRESH } else { TOMBSTONE };
+        let never_full = bucket.has_fresh();
+        bucket.tags[place.slot as usize] = if never_full { FRESH } else { TOMBSTONE };
         segment.taken -= 1;
         segment.tombstones += !never_full as u32;
         self.len -= 1;
@@ -244,17 +304,17 @@ impl Table {
             self.directory = self.directory.iter().flat_map(|&segment| [segment, segment]).collect();
             self.depth += 1;
         }
-        let slots = old_segment.take_all();
+        let addresses = old_segment.take_all();
         let mut new = Segment::new(depth + 1);
         old_segment.depth = depth + 1;
         self.segments += 1;
         // SAFETY: just made, not yet shared.
         let new_segment = unsafe { new.as_mut() };
-        for_each_prefetched(&slots, |slot| {
-            // SAFETY: the slot holds the address of a live entry that the table owns.
-            let hash = rehash(unsafe { EntryRef::from_raw(slot & ADDRESS_MASK) });
+        for_each_prefetched(&addresses, |address| {
+            // SAFETY: the address is that of a live entry that the table owns.
+            let hash = rehash(unsafe { EntryRef::from_raw(address) });
             let upper = hash >> (63 - depth) & 1 == 1;
-            if upper { new_segment.put(hash, slot & ADDRESS_MASK) } else { old_segment.put(hash, slot & ADDRESS_MASK) }
+            if upper { new_segment.put(hash, address) } else { old_segment.put(hash, address) }
         });
         // The old segment filled an aligned run of the directory; its upper half is the new one's.
         let run = 1usize << (self.depth - depth);
@@ -319,10 +379,10 @@ impl Table {
             let segment = unsafe { self.directory[index].as_ref() };
             for _ in 0..BUCKETS {
                 for step in 0..SLOTS_PER_BUCKET {
-                    let slot = segment.buckets[bucket][(first + step) % SLOTS_PER_BUCKET];
-                    if slot > TOMBSTONE {
+                    let slot = (first + step) % SLOTS_PER_BUCKET;
+                    if segment.buckets[bucket].tags[slot] > TOMBSTONE {
                         // SAFETY: the slot holds the address of a live entry; the borrow is tied to &self.
-                        return Some(unsafe { EntryRef::from_raw(slot & ADDRESS_MASK) });
+                        return Some(unsafe { EntryRef::from_raw(segment.buckets[bucket].address(slot)) });
                     }
                 }
                 bucket = (bucket + 1) % BUCKETS;
@@ -337,11 +397,11 @@ impl Table {
         while let Some(&last) = self.directory.last() {
             // SAFETY: the segment is live; copies of its pointer further down the directory are popped with it.
             let segment = unsafe { &mut *last.as_ptr() };
-            let slots = segment.take_all();
-            let freed = slots.len();
-            for_each_prefetched(&slots, |slot| {
+            let addresses = segment.take_all();
+            let freed = addresses.len();
+            for_each_prefetched(&addresses, |address| {
                 // SAFETY: the slot owned this entry and no longer names it.
-                drop(unsafe { Entry::from_raw(slot & ADDRESS_MASK) });
+                drop(unsafe { Entry::from_raw(address) });
             });
             self.len -= freed;
             while self.directory.last() == Some(&last) {
@@ -386,9 +446,10 @@ impl Segment {
     fn put(&mut self, hash: u64, address: u64) {
         let mut index = bucket_of(hash);
         loop {
-            if let Some(slot) = self.buckets[index].iter_mut().find(|slot| **slot <= TOMBSTONE) {
-                self.tombstones -= (*slot == TOMBSTONE) as u32;
-                *slot = tag_of(hash) << 48 | address;
+            let bucket = &mut self.buckets[index];
+            if let Some(slot) = bucket.tags.iter().position(|&tag| tag <= TOMBSTONE) {
+                self.tombstones -= (bucket.tags[slot] == TOMBSTONE) as u32;
+                bucket.set(slot, tag_of(hash), address);
                 self.taken += 1;
                 return;
             }
@@ -396,22 +457,22 @@ impl Segment {
         }
     }
 
-    /// Empties the segment and gives its taken slots.
+    /// Empties the segment and gives the addresses of what was there.
     fn take_all(&mut self) -> Vec<u64> {
-        let slots = self.buckets.iter().flatten().copied().filter(|&slot| slot > TOMBSTONE).collect();
-        self.buckets.as_flattened_mut().fill(FRESH);
+        let addresses = self.buckets.iter().flat_map(Bucket::addresses).collect();
+        self.buckets.fill_with(|| Bucket::EMPTY);
         self.taken = 0;
         self.tombstones = 0;
-        slots
+        addresses
     }
 
     /// Puts every entry back where it belongs, without tombstones.
     fn rebuild(&mut self, rehash: &impl Fn(EntryRef) -> u64) {
-        let slots = self.take_all();
-        for_each_prefetched(&slots, |slot| {
-            // SAFETY: the slot holds the address of a live entry that the table owns.
-            let hash = rehash(unsafe { EntryRef::from_raw(slot & ADDRESS_MASK) });
-            self.put(hash, slot & ADDRESS_MASK);
+        let addresses = self.take_all();
+        for_each_prefetched(&addresses, |address| {
+            // SAFETY: the address is that of a live entry that the table owns.
+            let hash = rehash(unsafe { EntryRef::from_raw(address) });
+            self.put(hash, address);
         });
     }
 
@@ -419,18 +480,14 @@ impl Segment {
     fn for_each_at_home(&self, home: usize, rehash: &impl Fn(EntryRef) -> u64, mut visit: impl FnMut(EntryRef)) {
         let mut index = home;
         for _ in 0..BUCKETS {
-            let mut fresh = false;
-            for &slot in &self.buckets[index] {
-                if slot > TOMBSTONE {
-                    // SAFETY: the slot holds the address of a live entry that the table owns.
-                    let entry = unsafe { EntryRef::from_raw(slot & ADDRESS_MASK) };
-                    if bucket_of(rehash(entry)) == home {
-                        visit(entry);
-                    }
+            for address in self.buckets[index].addresses() {
+                // SAFETY: the address is that of a live entry that the table owns.
+                let entry = unsafe { EntryRef::from_raw(address) };
+                if bucket_of(rehash(entry)) == home {
+                    visit(entry);
                 }
-                fresh |= slot == FRESH;
             }
-            if fresh {
+            if self.buckets[index].has_fresh() {
                 return;
             }
             index = (index + 1) % BUCKETS;
@@ -438,14 +495,14 @@ impl Segment {
     }
 }
 
-/// Calls `visit` for each slot, asking for entries a few steps ahead.
-fn for_each_prefetched(slots: &[u64], mut visit: impl FnMut(u64)) {
+/// Calls `visit` for each address, asking for entries a few steps ahead.
+fn for_each_prefetched(addresses: &[u64], mut visit: impl FnMut(u64)) {
     const AHEAD: usize = 16;
-    for (at, &slot) in slots.iter().enumerate() {
-        if let Some(&ahead) = slots.get(at + AHEAD) {
-            prefetch((ahead & ADDRESS_MASK) as *const u8);
+    for (at, &address) in addresses.iter().enumerate() {
+        if let Some(&ahead) = addresses.get(at + AHEAD) {
+            prefetch(ahead as *const u8);
         }
-        visit(slot);
+        visit(address);
     }
 }
 
@@ -454,14 +511,16 @@ fn bucket_of(hash: u64) -> usize {
     hash as usize % BUCKETS
 }
 
+/// Sixteen bits of the hash, but never a value that says that a slot is free.
 #[inline]
-fn tag_of(hash: u64) -> u64 {
-    hash >> BUCKET_BITS & 0xffff
+fn tag_of(hash: u64) -> u16 {
+    let tag = (hash >> BUCKET_BITS) as u16;
+    if tag <= TOMBSTONE { tag + 2 } else { tag }
 }
 
 fn pack(entry: Entry) -> u64 {
     let address = entry.into_raw();
-    assert!(address & !ADDRESS_MASK == 0 && address > TOMBSTONE, "user addresses have 48 bits");
+    assert!(address & !ADDRESS_MASK == 0, "user addresses have 48 bits");
     address
 }
 

@@ -27,7 +27,9 @@ impl Parking {
     /// The shard is about to park. It must look at its queues after this and before it does.
     #[inline]
     pub fn announce(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        // A store would do: a claim that read an older value cannot come after it in the flag's order. loom does not know
+        // that about read-modify-writes, and reports a lost wake-up; a swap, once per park, costs nothing.
+        self.0.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 

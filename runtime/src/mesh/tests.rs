@@ -3,17 +3,22 @@
 
 use super::{Parking, queue};
 
+/// What a parked thread waits for: like a completion in its ring, a wake-up stays until it is taken.
+#[cfg(loom)]
+type Bell = super::Arc<loom::sync::Notify>;
+
 /// Every schedule of three items through two places, with a consumer that parks when it finds nothing. A lost wake-up
-/// shows as a deadlock, a lost or doubled item as a wrong sum, an unsynchronized slot as loom's own error.
+/// shows as a deadlock, a lost or doubled item as a wrong number, an unsynchronized slot as loom's own error.
 #[cfg(loom)]
 #[test]
 fn mesh_model_no_loss_and_no_lost_wakeup() {
     use super::Arc;
     loom::model(|| {
         let parking = Arc::new(Parking::default());
+        let bell: Bell = Arc::new(loom::sync::Notify::new());
         let (mut producer, mut consumer) = queue::<Box<usize>>(2);
         let sleeper = {
-            let parking = parking.clone();
+            let (parking, bell) = (parking.clone(), bell.clone());
             loom::thread::spawn(move || {
                 let mut expected = 0;
                 while expected < 3 {
@@ -25,7 +30,7 @@ fn mesh_model_no_loss_and_no_lost_wakeup() {
                         None => {
                             parking.announce();
                             if consumer.is_empty() {
-                                loom::thread::park();
+                                bell.wait();
                             }
                             parking.retract();
                         }
@@ -33,7 +38,6 @@ fn mesh_model_no_loss_and_no_lost_wakeup() {
                 }
             })
         };
-        let thread = sleeper.thread().clone();
         for item in 0..3 {
             let mut item = Box::new(item);
             while let Err(back) = producer.push(item) {
@@ -41,7 +45,7 @@ fn mesh_model_no_loss_and_no_lost_wakeup() {
                 loom::thread::yield_now();
             }
             if parking.claim() {
-                thread.unpark();
+                bell.notify();
             }
         }
         sleeper.join().unwrap();
@@ -57,10 +61,11 @@ fn mesh_model_two_senders_wake_one_sleeper() {
     model.preemption_bound = Some(3);
     model.check(|| {
         let parking = Arc::new(Parking::default());
+        let bell: Bell = Arc::new(loom::sync::Notify::new());
         let (mut first, mut from_first) = queue::<usize>(1);
         let (mut second, mut from_second) = queue::<usize>(1);
         let sleeper = {
-            let parking = parking.clone();
+            let (parking, bell) = (parking.clone(), bell.clone());
             loom::thread::spawn(move || {
                 let mut received = 0;
                 while received < 2 {
@@ -69,26 +74,25 @@ fn mesh_model_two_senders_wake_one_sleeper() {
                     if received < 2 && items.iter().all(Option::is_none) {
                         parking.announce();
                         if from_first.is_empty() && from_second.is_empty() {
-                            loom::thread::park();
+                            bell.wait();
                         }
                         parking.retract();
                     }
                 }
             })
         };
-        let thread = sleeper.thread().clone();
         let sender = {
-            let (parking, thread) = (parking.clone(), thread.clone());
+            let (parking, bell) = (parking.clone(), bell.clone());
             loom::thread::spawn(move || {
                 first.push(1).unwrap();
                 if parking.claim() {
-                    thread.unpark();
+                    bell.notify();
                 }
             })
         };
         second.push(2).unwrap();
         if parking.claim() {
-            thread.unpark();
+            bell.notify();
         }
         sender.join().unwrap();
         sleeper.join().unwrap();
