@@ -86,11 +86,7 @@ fn element(pattern: &[u8], byte: u8, ignore_case: bool) -> Option<usize> {
         [b'\\', escaped, ..] => (*escaped, 2),
         [literal, ..] => (*literal, 1),
     };
-    let same = if ignore_case {
-        wanted.eq_ignore_ascii_case(&byte)
-    } else {
-        wanted == byte
-    };
+    let same = if ignore_case { wanted.eq_ignore_ascii_case(&byte) } else { wanted == byte };
     same.then_some(length)
 }
 
@@ -188,10 +184,7 @@ mod tests {
         }
         assert!(matches(b"HE*[A-P]", b"hello", true));
         assert!(!matches(b"[\\H]", b"h", true));
-        assert!(
-            matches(b"[\xff-a]", b"\0", false),
-            "ranges are of signed bytes"
-        );
+        assert!(matches(b"[\xff-a]", b"\0", false), "ranges are of signed bytes");
     }
 
     #[test]
@@ -208,11 +201,7 @@ mod tests {
     /// A read past the pattern sees the NUL that ends every C string.
     fn model(mut pattern: &[u8], mut text: &[u8], ignore_case: bool) -> bool {
         let lower = |byte: u8| {
-            if ignore_case {
-                byte.to_ascii_lowercase()
-            } else {
-                byte
-            }
+            if ignore_case { byte.to_ascii_lowercase() } else { byte }
         };
         while !pattern.is_empty() && !text.is_empty() {
             match pattern[0] {

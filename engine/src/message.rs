@@ -236,7 +236,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    
+
     #[test]
     fn what_is_pushed_is_read_in_order() {
         let big = Bytes::from(vec![9u8; 20_000]);

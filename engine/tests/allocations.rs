@@ -68,7 +68,8 @@ impl Case {
     fn new(shard_count: usize, owner: u16, command: impl Fn(&str) -> Vec<Vec<u8>>, reply_bytes: usize) -> Case {
         let route = Route::new(shard_count);
         let keys = (0..).map(|number| format!("key:{number}"));
-        let own: Vec<String> = keys.filter(|key| route.owner(key.as_bytes()) == ShardId(owner)).take(PIPELINE).collect();
+        let own: Vec<String> =
+            keys.filter(|key| route.owner(key.as_bytes()) == ShardId(owner)).take(PIPELINE).collect();
         let mut shards = Shards::new(shard_count);
         let client = shards.connect(0);
         for key in &own {

@@ -33,10 +33,7 @@ pub(super) const ROWS: &[Row] = &[Row {
             summary: "Returns the name of the connection.",
             ..row("client|getname", 2, Handler::Home(getname), "2.6.9")
         },
-        Row {
-            summary: "Sets the connection name.",
-            ..row("client|setname", 3, Handler::Home(setname), "2.6.9")
-        },
+        Row { summary: "Sets the connection name.", ..row("client|setname", 3, Handler::Home(setname), "2.6.9") },
         Row {
             summary: "Sets information specific to the client or connection.",
             ..row("client|setinfo", 4, Handler::Home(setinfo), "7.2.0")
@@ -112,12 +109,25 @@ fn info(home: &mut Home<'_>) -> Result {
 }
 
 fn list(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
-    let words = call.args.len();
-    let normal = words == 4
-        && call.args.get(2).eq_ignore_ascii_case(b"type")
-        && call.args.get(3).eq_ignore_ascii_case(b"normal");
-    if words != 2 && !normal {
-        return Err(Error::Syntax);
+    let args = call.args;
+    let mut all = true;
+    match args.len() {
+        2 => {}
+        4 if args.get(2).eq_ignore_ascii_case(b"type") => {
+            let kind = args.get(3);
+            let is = |name: &&str| kind.eq_ignore_ascii_case(name.as_bytes());
+            all = is(&"normal");
+            if !all && !["master", "replica", "slave", "pubsub"].iter().any(is) {
+                let text = [b"ERR Unknown client type '", kind, b"'"].concat();
+                reply.error(&text);
+                return Ok(Outcome::Done);
+            }
+        }
+        _ => return Err(Error::Syntax),
+    }
+    if !all {
+        reply.bulk(b"");
+        return Ok(Outcome::Done);
     }
     reply.bulk(&(owner.clients)());
     Ok(Outcome::Done)

@@ -37,10 +37,7 @@ pub(super) const ROWS: &[Row] = &[Row {
             summary: "Returns documentary information about one, multiple or all commands.",
             ..row("command|docs", -2, Handler::Home(docs), "7.0.0")
         },
-        Row {
-            summary: "Returns a list of command names.",
-            ..row("command|list", 2, Handler::Home(list), "7.0.0")
-        },
+        Row { summary: "Returns a list of command names.", ..row("command|list", 2, Handler::Home(list), "7.0.0") },
         Row {
             summary: "Extracts the key names from an arbitrary command.",
             complexity: "O(N) where N is the number of arguments to the command",
@@ -210,8 +207,7 @@ fn docs(home: &mut Home<'_>) -> Result {
 
 fn write_docs(reply: &mut ReplyWriter<'_>, row: &Row) {
     reply.bulk(row.name.as_bytes());
-    let fields =
-        [("summary", row.summary), ("since", row.since), ("group", row.group), ("complexity", row.complexity)];
+    let fields = [("summary", row.summary), ("since", row.since), ("group", row.group), ("complexity", row.complexity)];
     reply.map(fields.len() + !row.subcommands.is_empty() as usize);
     for (name, value) in fields {
         reply.bulk(name.as_bytes());

@@ -68,7 +68,7 @@ fn get(home: &mut Home<'_>) -> Result {
 
 fn set(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
     if call.args.len() % 2 != 0 {
-        return Err(Error::WrongArity);
+        return Err(Error::Syntax);
     }
     let words: Vec<&[u8]> = call.args.iter_from(2).collect();
     let pairs: Vec<(&[u8], &[u8])> = words.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();

@@ -26,10 +26,7 @@ const fn row(name: &'static str, arity: i32, flags: u32, handler: Handler, since
 const ANYTIME: u32 = flag::NOSCRIPT | flag::LOADING | flag::STALE | flag::NO_AUTH;
 
 pub(super) const ROWS: &[Row] = &[
-    Row {
-        summary: "Returns the server's liveliness response.",
-        ..row("ping", -1, 0, Handler::Home(ping), "1.0.0")
-    },
+    Row { summary: "Returns the server's liveliness response.", ..row("ping", -1, 0, Handler::Home(ping), "1.0.0") },
     Row {
         summary: "Returns the given string.",
         ..row("echo", 2, flag::LOADING | flag::STALE, Handler::Home(echo), "1.0.0")
@@ -99,9 +96,10 @@ fn log_in(home: &mut Home<'_>, user: &[u8], password: &[u8]) -> std::result::Res
 
 /// Whether two texts are equal, in a time that depends on the length of the first one only.
 fn equal_in_constant_time(given: &[u8], expected: &[u8]) -> bool {
-    let different = given.iter().enumerate().fold(0, |different, (at, byte)| {
-        different | (byte ^ expected.get(at).copied().unwrap_or(!byte))
-    });
+    let different = given
+        .iter()
+        .enumerate()
+        .fold(0, |different, (at, byte)| different | (byte ^ expected.get(at).copied().unwrap_or(!byte)));
     std::hint::black_box(different) == 0 && given.len() == expected.len()
 }
 

@@ -87,8 +87,8 @@ fn incrbyfloat(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) 
 }
 
 /// Adds two decimal numbers and prints the sum as Redis does: at most 17 digits after the point, no trailing zeros, no
-/// exponent. Redis adds with 80 bits, so that 0.1 and 0.2 make 0.3. Here numbers without exponent are added exactly, as
-/// multiples of 10^-17; the others with 64 bits.
+/// exponent. Redis adds with 80 bits, so that 0.1 and 0.2 make 0.3. Here they are added exactly, as multiples of 10^-17;
+/// those too large or too fine for that, with 64 bits.
 fn add_floats(old: &[u8], by: &[u8]) -> std::result::Result<String, Error> {
     let sum = float(old)? + float(by)?;
     if !sum.is_finite() {
@@ -109,20 +109,25 @@ fn add_floats(old: &[u8], by: &[u8]) -> std::result::Result<String, Error> {
 
 const SCALE: u128 = 100_000_000_000_000_000;
 
-/// A plain decimal as a multiple of 10^-17; `None` if it has an exponent, more places, or is too large.
+/// A decimal, with or without exponent, as a multiple of 10^-17; `None` if it has more places or is too large.
 fn scaled(text: &[u8]) -> Option<i128> {
     let text = std::str::from_utf8(text).ok()?;
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
+    let (digits, exponent) = digits.split_once(['e', 'E']).unwrap_or((digits, "0"));
+    let exponent = exponent.parse::<i32>().ok()?;
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let plain = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
     if !plain(whole) || !plain(fraction) || whole.len() > 19 || fraction.len() > 17 {
         return None;
     }
-    let number = format!("{whole}{fraction:0<17}").parse::<i128>().ok()?;
-    Some(if negative { -number } else { number })
+    let digits = format!("0{whole}{fraction}").parse::<i128>().ok()?;
+    let places = exponent.checked_add(17 - fraction.len() as i32)?;
+    let number = digits.checked_mul(10i128.checked_pow(u32::try_from(places).ok()?)?)?;
+    // Past 64 bits Redis rounds too.
+    (number / SCALE as i128 <= u64::MAX as i128).then_some(if negative { -number } else { number })
 }
 
 #[cfg(test)]
@@ -135,6 +140,8 @@ mod tests {
             ("10.5", "0.1", "10.6"),
             ("0.1", "0.2", "0.3"),
             ("5.0e3", "2.0e2", "5200"),
+            ("5.6", "1e2", "105.6"),
+            ("5.6", "-1E-1", "5.5"),
             ("1", "2", "3"),
             ("0", "-1.5", "-1.5"),
             ("-1.5", "1.5", "0"),

@@ -25,14 +25,18 @@ pub enum Error {
     NoProto,
     ProtocolVersionNotANumber,
     /// HELLO with an option it does not know: which argument.
-    HelloSyntax { argument: usize },
+    HelloSyntax {
+        argument: usize,
+    },
     /// HELLO without login where one is needed.
     HelloNoAuth,
     BadClientName,
     BadLibName,
     BadLibVersion,
     /// An option that EXPIRE does not know: which argument.
-    UnsupportedOption { argument: usize },
+    UnsupportedOption {
+        argument: usize,
+    },
     /// A database number that is not even a 32-bit integer.
     NotInIntRange,
     NxAndOther,

@@ -242,7 +242,8 @@ fn commandstats(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
             continue;
         }
         // Durations are sampled: what was timed stands for the rest.
-        let per_call = if counters.timed == 0 { 0.0 } else { counters.timed_ns as f64 / counters.timed as f64 / 1000.0 };
+        let per_call =
+            if counters.timed == 0 { 0.0 } else { counters.timed_ns as f64 / counters.timed as f64 / 1000.0 };
         write!(
             text,
             "cmdstat_{}:calls={},usec={:.0},usec_per_call={per_call:.2},rejected_calls={},failed_calls={}\r\n",

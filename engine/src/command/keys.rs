@@ -2,9 +2,7 @@
 
 use torc_protocol::resp::reply::ReplyWriter;
 
-use super::{
-    ALL_KEYS, Call, Error, Handler, Merge, NO_KEYS, ONE_KEY, Outcome, Owner, Result, Route, Row, flag,
-};
+use super::{ALL_KEYS, Call, Error, Handler, Merge, NO_KEYS, ONE_KEY, Outcome, Owner, Result, Route, Row, flag};
 use crate::store::{Key, Store};
 
 /// A row about any number of keys, whose reply is a count.

@@ -4,9 +4,7 @@ use torc_protocol::args::Args;
 use torc_protocol::resp::reply::ReplyWriter;
 
 use super::parse::{TimeUnit, integer, positive_expiry};
-use super::{
-    ALL_KEYS, Call, Error, Handler, KEYS_AND_VALUES, Merge, ONE_KEY, Outcome, Result, Route, Row, flag,
-};
+use super::{ALL_KEYS, Call, Error, Handler, KEYS_AND_VALUES, Merge, ONE_KEY, Outcome, Result, Route, Row, flag};
 use crate::store::{Expiry, Key, NewValue, Store, Value};
 
 const STRING_WRITE: u32 = flag::WRITE | flag::DENYOOM | flag::STRING;

@@ -31,10 +31,7 @@ pub fn parse(line: &[u8]) -> Result<Option<Line>, Unbalanced> {
         return Ok(None);
     };
     let name = String::from_utf8_lossy(&name).to_ascii_lowercase();
-    Ok(Some(Line {
-        name,
-        values: words.collect(),
-    }))
+    Ok(Some(Line { name, values: words.collect() }))
 }
 
 /// Splits a line into words as Redis's `sdssplitargs` does.
@@ -92,9 +89,7 @@ pub fn join<W: AsRef<[u8]>>(words: &[W]) -> String {
 fn double_quoted<'a>(mut rest: &'a [u8], word: &mut Vec<u8>) -> Result<&'a [u8], Unbalanced> {
     loop {
         rest = match rest {
-            [b'\\', b'x', high, low, after @ ..]
-                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
-            {
+            [b'\\', b'x', high, low, after @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
                 let digit = |byte: u8| (byte as char).to_digit(16).expect("a hex digit") as u8;
                 word.push(digit(*high) * 16 + digit(*low));
                 after
@@ -161,26 +156,16 @@ mod tests {
             ("PORT 6379\r", Some(&["port", "6379"])),
             ("save  900\t1", Some(&["save", "900", "1"])),
             ("save \"\"", Some(&["save", ""])),
-            (
-                r#"a "b \"c\" \x41\n" 'd \' "e"'"#,
-                Some(&["a", "b \"c\" A\n", "d ' \"e\""]),
-            ),
+            (r#"a "b \"c\" \x41\n" 'd \' "e"'"#, Some(&["a", "b \"c\" A\n", "d ' \"e\""])),
             (r#"a "\xg1""#, Some(&["a", "xg1"])),
             ("dir a#b # c", Some(&["dir", "a#b", "#", "c"])),
         ];
         for (text, want) in rows {
             let got = parse(text.as_bytes()).expect("balanced").map(|line| {
-                let values = line
-                    .values
-                    .into_iter()
-                    .map(|v| String::from_utf8(v).unwrap());
+                let values = line.values.into_iter().map(|v| String::from_utf8(v).unwrap());
                 [line.name].into_iter().chain(values).collect::<Vec<_>>()
             });
-            assert_eq!(
-                got.as_deref(),
-                want.map(|w| w.map_strings()).as_deref(),
-                "{text:?}"
-            );
+            assert_eq!(got.as_deref(), want.map(|w| w.map_strings()).as_deref(), "{text:?}");
         }
         for text in ["a \"b", "a 'b", "a \"b\"c", "a 'b'c", "a \"b\\"] {
             assert_eq!(parse(text.as_bytes()), Err(Unbalanced), "{text:?}");

@@ -219,11 +219,7 @@ impl Config {
 
     /// Sets what a line of a file or a flag says. A later word wins, except that each `save`
     /// adds to those before and `client-output-buffer-limit` leaves the classes it does not name.
-    pub fn set_at_start<V: AsRef<[u8]>>(
-        &mut self,
-        name: &str,
-        values: &[V],
-    ) -> Result<(), ConfigError> {
+    pub fn set_at_start<V: AsRef<[u8]>>(&mut self, name: &str, values: &[V]) -> Result<(), ConfigError> {
         let Some(row) = Config::find(name) else {
             let name = name.to_ascii_lowercase();
             return Err(match name == "sentinel" || name.contains('.') {
@@ -280,10 +276,7 @@ impl Config {
                     continue;
                 }
             };
-            return Err(SetError::Failed {
-                name: shown(name),
-                problem: problem.to_string(),
-            });
+            return Err(SetError::Failed { name: shown(name), problem: problem.to_string() });
         }
         let mut next = self.clone();
         for ((row, label), (_, value)) in found.into_iter().zip(pairs) {
@@ -292,14 +285,13 @@ impl Config {
                 true => value.split(|byte| *byte == b' ').collect(),
                 false => vec![value],
             };
-            next.set(row, &words, false)
-                .map_err(|problem| SetError::Failed {
-                    name: label.to_string(),
-                    problem: match problem {
-                        Problem::Value(problem) => problem,
-                        Problem::Refused(refusal) => format!("refused: {refusal}"),
-                    },
-                })?;
+            next.set(row, &words, false).map_err(|problem| SetError::Failed {
+                name: label.to_string(),
+                problem: match problem {
+                    Problem::Value(problem) => problem,
+                    Problem::Refused(refusal) => format!("refused: {refusal}"),
+                },
+            })?;
         }
         *self = next;
         Ok(())
@@ -337,32 +329,21 @@ impl Config {
         if let Ok(row) = table::ROWS.binary_search_by(|row| row.name.cmp(&name)) {
             return Some((row, table::ROWS[row].name));
         }
-        let row = table::ROWS
-            .iter()
-            .position(|row| row.alias == Some(&name))?;
+        let row = table::ROWS.iter().position(|row| row.alias == Some(&name))?;
         table::ROWS[row].alias.map(|alias| (row, alias))
     }
 
     /// Checks and stores; changes nothing on an error.
     fn set(&mut self, row: usize, words: &[&[u8]], at_start: bool) -> Result<(), Problem> {
-        let Row {
-            kind,
-            default,
-            state,
-            ..
-        } = &table::ROWS[row];
+        let Row { kind, default, state, .. } = &table::ROWS[row];
         if let (State::OnlyOff { until }, Kind::Words) = (state, kind) {
             return Err(Problem::Refused(format!("{until}; remove it")));
         }
-        let value = kind
-            .parse(words, &self.texts[row], at_start)
-            .map_err(Problem::Value)?;
+        let value = kind.parse(words, &self.texts[row], at_start).map_err(Problem::Value)?;
         if let State::OnlyOff { until } = state
             && value.text() != *default
         {
-            return Err(Problem::Refused(format!(
-                "{until}; only '{default}' is accepted"
-            )));
+            return Err(Problem::Refused(format!("{until}; only '{default}' is accepted")));
         }
         self.store(row, &value);
         Ok(())
@@ -427,9 +408,7 @@ impl Default for Config {
             given: vec![false; rows],
         };
         for (index, row) in table::ROWS.iter().enumerate() {
-            let value = row
-                .parse_default()
-                .expect("a test parses the default of every row");
+            let value = row.parse_default().expect("a test parses the default of every row");
             config.store(index, &value);
         }
         config
@@ -439,11 +418,7 @@ impl Default for Config {
 impl Row {
     fn parse_default(&self) -> Result<Value, String> {
         let words: Vec<&[u8]> = match self.takes_words() {
-            true => self
-                .default
-                .split_ascii_whitespace()
-                .map(str::as_bytes)
-                .collect(),
+            true => self.default.split_ascii_whitespace().map(str::as_bytes).collect(),
             false => vec![self.default.as_bytes()],
         };
         self.kind.parse(&words, "", true)
@@ -454,12 +429,10 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = table::ROWS.iter().zip(&self.texts);
         f.debug_map()
-            .entries(
-                rows.map(|(row, text)| match row.is_secret() && !text.is_empty() {
-                    true => (row.name, "(hidden)"),
-                    false => (row.name, text.as_str()),
-                }),
-            )
+            .entries(rows.map(|(row, text)| match row.is_secret() && !text.is_empty() {
+                true => (row.name, "(hidden)"),
+                false => (row.name, text.as_str()),
+            }))
             .finish()
     }
 }

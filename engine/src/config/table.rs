@@ -5,8 +5,8 @@ use super::Kind::*;
 use super::Shown::{ByName, InFilesOnly};
 use super::State::{Applied, Include, OnlyOff, WithoutEffect};
 use super::{
-    CLIENT_BYTES_MAX_DEFAULT, Change, Cores, Kind, LogLevel, OutputLimits,
-    QUERY_BUFFER_BYTES_CEILING, Row, Shown, State, Value, Wakeup,
+    CLIENT_BYTES_MAX_DEFAULT, Change, Cores, Kind, LogLevel, OutputLimits, QUERY_BUFFER_BYTES_CEILING, Row, Shown,
+    State, Value, Wakeup,
 };
 
 // Bounds as Redis has them, by the C type that holds the value there.
@@ -15,27 +15,12 @@ const UINT_MAX: i64 = u32::MAX as i64;
 const LONG_MAX: u64 = i64::MAX as u64;
 const MIB: u64 = 1 << 20;
 
-const INT: Kind = Integer {
-    min: i32::MIN as i64,
-    max: INT_MAX,
-};
-const NATURAL: Kind = Integer {
-    min: 0,
-    max: INT_MAX,
-};
-const LENGTH: Kind = Integer {
-    min: 0,
-    max: i64::MAX,
-};
+const INT: Kind = Integer { min: i32::MIN as i64, max: INT_MAX };
+const NATURAL: Kind = Integer { min: 0, max: INT_MAX };
+const LENGTH: Kind = Integer { min: 0, max: i64::MAX };
 const PERCENT: Kind = Integer { min: 1, max: 99 };
-const PORT: Kind = Integer {
-    min: 0,
-    max: u16::MAX as i64,
-};
-const BYTES: Kind = Memory {
-    min: 0,
-    max: LONG_MAX,
-};
+const PORT: Kind = Integer { min: 0, max: u16::MAX as i64 };
+const BYTES: Kind = Memory { min: 0, max: LONG_MAX };
 const PROTECTED: Kind = Enum(&["no", "yes", "local"]);
 const LOG_LEVELS: &[&str] = &["debug", "verbose", "notice", "warning", "nothing"];
 const POLICIES: &[&str] = &[
@@ -48,9 +33,7 @@ const POLICIES: &[&str] = &[
     "allkeys-random",
     "noeviction",
 ];
-const FACILITIES: &[&str] = &[
-    "user", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
-];
+const FACILITIES: &[&str] = &["user", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"];
 
 // A line per row, so that the table can be read as one.
 #[rustfmt::skip]
@@ -266,17 +249,7 @@ const fn row(
     state: State,
     help: &'static str,
 ) -> Row {
-    Row {
-        name,
-        alias: None,
-        kind,
-        default,
-        change,
-        state,
-        shown: Shown::Everywhere,
-        own: false,
-        help,
-    }
+    Row { name, alias: None, kind, default, change, state, shown: Shown::Everywhere, own: false, help }
 }
 
 impl Row {
@@ -299,30 +272,22 @@ impl Row {
 // What the rows above need beyond numbers. Each takes the value its row's kind gives.
 
 fn words(value: &Value) -> Vec<String> {
-    let Value::Words(words) = value else {
-        panic!("the row is not a list: {value:?}")
-    };
+    let Value::Words(words) = value else { panic!("the row is not a list: {value:?}") };
     words.clone()
 }
 
 fn secret(value: &Value) -> Vec<u8> {
-    let Value::Secret(bytes) = value else {
-        panic!("the row is not a secret: {value:?}")
-    };
+    let Value::Secret(bytes) = value else { panic!("the row is not a secret: {value:?}") };
     bytes.clone()
 }
 
 fn limits(value: &Value) -> OutputLimits {
-    let Value::Limits(limits) = value else {
-        panic!("the row is not limits: {value:?}")
-    };
+    let Value::Limits(limits) = value else { panic!("the row is not limits: {value:?}") };
     *limits
 }
 
 fn cores(value: &Value) -> Cores {
-    let Value::Cores(cores) = value else {
-        panic!("the row is not cores: {value:?}")
-    };
+    let Value::Cores(cores) = value else { panic!("the row is not cores: {value:?}") };
     cores.clone()
 }
 

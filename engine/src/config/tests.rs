@@ -56,20 +56,13 @@ const REDIS_7_FILE_NAMES: &str = "include loadmodule user rename-command list-ma
     list-max-ziplist-value lua-replicate-commands";
 
 fn set(config: &mut Config, line: &str) -> Result<(), ConfigError> {
-    let line = line::parse(line.as_bytes())
-        .expect("balanced")
-        .expect("not blank");
+    let line = line::parse(line.as_bytes()).expect("balanced").expect("not blank");
     config.set_at_start(&line.name, &line.values)
 }
 
 fn config_set(config: &mut Config, pairs: &[(&str, &str)]) -> Result<(), String> {
-    let pairs: Vec<_> = pairs
-        .iter()
-        .map(|(n, v)| (n.as_bytes(), v.as_bytes()))
-        .collect();
-    config
-        .set_at_run_time(&pairs)
-        .map_err(|error| error.to_string())
+    let pairs: Vec<_> = pairs.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();
+    config.set_at_run_time(&pairs).map_err(|error| error.to_string())
 }
 
 fn get(config: &Config, pattern: &str) -> Vec<(&'static str, String)> {
@@ -77,24 +70,15 @@ fn get(config: &Config, pattern: &str) -> Vec<(&'static str, String)> {
 }
 
 fn get_one(config: &Config, name: &str) -> String {
-    let [(_, text)] = &get(config, name)[..] else {
-        panic!("{name} is not one parameter")
-    };
+    let [(_, text)] = &get(config, name)[..] else { panic!("{name} is not one parameter") };
     text.clone()
 }
 
 #[test]
 fn rows_are_sane() {
     let rows = Config::rows();
-    assert!(
-        rows.is_sorted_by(|a, b| a.name < b.name),
-        "binary search needs the order"
-    );
-    let mut labels: Vec<_> = rows
-        .iter()
-        .flat_map(|row| [Some(row.name), row.alias])
-        .flatten()
-        .collect();
+    assert!(rows.is_sorted_by(|a, b| a.name < b.name), "binary search needs the order");
+    let mut labels: Vec<_> = rows.iter().flat_map(|row| [Some(row.name), row.alias]).flatten().collect();
     let count = labels.len();
     labels.sort();
     labels.dedup();
@@ -106,18 +90,9 @@ fn rows_are_sane() {
         }
         let value = row.parse_default();
         let value = value.unwrap_or_else(|problem| panic!("{}: {problem}", row.name));
-        assert!(
-            row.help.ends_with('.') && row.help.len() > 8,
-            "{}",
-            row.name
-        );
+        assert!(row.help.ends_with('.') && row.help.len() > 8, "{}", row.name);
         if let State::OnlyOff { until } = row.state {
-            assert_eq!(
-                value.text(),
-                row.default,
-                "{}: 'off' is compared as text",
-                row.name
-            );
+            assert_eq!(value.text(), row.default, "{}: 'off' is compared as text", row.name);
             assert!(until.starts_with("Torc "), "{}", row.name);
         }
     }
@@ -144,10 +119,7 @@ fn every_name_of_redis_7_is_known() {
     }
     for name in REDIS_7_FILE_NAMES.split_whitespace() {
         assert!(Config::find(name).is_some(), "{name}");
-        assert!(
-            get(&Config::default(), name).is_empty(),
-            "{name} is for files only"
-        );
+        assert!(get(&Config::default(), name).is_empty(), "{name} is for files only");
     }
 }
 
@@ -159,29 +131,16 @@ fn defaults() {
     assert!(config.protected_mode);
     assert!(config.requirepass.is_empty());
     assert_eq!(config.maxclients, 10_000);
-    assert_eq!(
-        (config.timeout_s, config.tcp_keepalive_s, config.tcp_backlog),
-        (0, 300, 511)
-    );
-    assert_eq!(
-        (config.databases, config.hz, config.busy_poll_us),
-        (16, 10, 0)
-    );
+    assert_eq!((config.timeout_s, config.tcp_keepalive_s, config.tcp_backlog), (0, 300, 511));
+    assert_eq!((config.databases, config.hz, config.busy_poll_us), (16, 10, 0));
     assert_eq!(config.query_buffer_bytes_max, 1 << 30);
     assert_eq!(config.bulk_bytes_max, 512 << 20);
     assert_eq!(config.maxmemory_clients, CLIENT_BYTES_MAX_DEFAULT);
-    let replica = OutputLimit {
-        hard_bytes: 256 << 20,
-        soft_bytes: 64 << 20,
-        soft_s: 60,
-    };
+    let replica = OutputLimit { hard_bytes: 256 << 20, soft_bytes: 64 << 20, soft_s: 60 };
     assert_eq!(config.output_limits.normal, OutputLimit::default());
     assert_eq!(config.output_limits.replica, replica);
     assert_eq!(config.output_limits.pubsub.hard_bytes, 32 << 20);
-    assert_eq!(
-        (&config.dir[..], &config.logfile[..], &config.pidfile[..]),
-        (".", "", "")
-    );
+    assert_eq!((&config.dir[..], &config.logfile[..], &config.pidfile[..]), (".", "", ""));
     assert_eq!(config.loglevel, LogLevel::Notice);
     assert_eq!((config.cores, config.wakeup), (Cores::Auto, Wakeup::Auto));
 }
@@ -195,17 +154,11 @@ fn values_at_start() {
         ("proto-max-bulk-len 2mb", "2097152"),
         ("proto-max-bulk-len 2M", "2000000"),
         ("maxmemory-clients 5%", "5%"),
-        (
-            "client-output-buffer-limit replica 1kb 1k 5",
-            "normal 0 0 0 slave 1024 1000 5 pubsub 33554432 8388608 60",
-        ),
+        ("client-output-buffer-limit replica 1kb 1k 5", "normal 0 0 0 slave 1024 1000 5 pubsub 33554432 8388608 60"),
         ("save 900 1 300 10", "900 1 300 10"),
         ("save \"\"", ""),
         ("shutdown-on-sigint \"nosave force\"", "nosave force"),
-        (
-            "latency-tracking-info-percentiles 99.99999 1e1",
-            "99.99999 10",
-        ),
+        ("latency-tracking-info-percentiles 99.99999 1e1", "99.99999 10"),
         ("oom-score-adj-values -1 0 2000", "-1 0 2000"),
         ("unixsocketperm 0700", "700"),
         ("appendfsync ALWAYS", "always"),
@@ -224,13 +177,7 @@ fn values_at_start() {
         assert_eq!(get_one(&config, name), *want, "{text}");
     }
     let mut config = Config::default();
-    for text in [
-        "save 900 1",
-        "save 60 5",
-        "hz 900",
-        "client-query-buffer-limit 8gb",
-        "cores 3",
-    ] {
+    for text in ["save 900 1", "save 60 5", "hz 900", "client-query-buffer-limit 8gb", "cores 3"] {
         set(&mut config, text).unwrap();
     }
     assert_eq!(get_one(&config, "save"), "900 1 60 5", "save lines add up");
@@ -258,47 +205,17 @@ fn errors_at_start() {
         ),
         ("port", "'port' is wrong: wrong number of arguments"),
         ("port 1 2", "'port 1 2' is wrong: wrong number of arguments"),
-        (
-            "port ''",
-            "'port \"\"' is wrong: argument couldn't be parsed into an integer",
-        ),
-        (
-            "port 65536",
-            "'port 65536' is wrong: argument must be between 0 and 65535 inclusive",
-        ),
-        (
-            "databases 17",
-            "'databases 17' is wrong: argument must be between 1 and 16 inclusive",
-        ),
-        (
-            "unixsocketperm 1000",
-            "'unixsocketperm 1000' is wrong: argument must be between 0 and 777 inclusive",
-        ),
-        (
-            "unixsocketperm 9",
-            "'unixsocketperm 9' is wrong: argument couldn't be parsed as an octal number",
-        ),
-        (
-            "dbfilename a/b",
-            "'dbfilename a/b' is wrong: can't be a path, just a filename",
-        ),
+        ("port ''", "'port \"\"' is wrong: argument couldn't be parsed into an integer"),
+        ("port 65536", "'port 65536' is wrong: argument must be between 0 and 65535 inclusive"),
+        ("databases 17", "'databases 17' is wrong: argument must be between 1 and 16 inclusive"),
+        ("unixsocketperm 1000", "'unixsocketperm 1000' is wrong: argument must be between 0 and 777 inclusive"),
+        ("unixsocketperm 9", "'unixsocketperm 9' is wrong: argument couldn't be parsed as an octal number"),
+        ("dbfilename a/b", "'dbfilename a/b' is wrong: can't be a path, just a filename"),
         ("dir ''", "'dir \"\"' is wrong: can't be empty"),
-        (
-            "dir \"\\xff\"",
-            "'dir \u{fffd}' is wrong: argument must be UTF-8 text",
-        ),
-        (
-            "pidfile \"a\\x00\"",
-            "'pidfile a\0' is wrong: argument must not contain a zero byte",
-        ),
-        (
-            "save \"1 '\"",
-            "'save 1 '' is wrong: unbalanced quotes in configuration line",
-        ),
-        (
-            "requirepass a b",
-            "'requirepass (hidden)' is wrong: wrong number of arguments",
-        ),
+        ("dir \"\\xff\"", "'dir \u{fffd}' is wrong: argument must be UTF-8 text"),
+        ("pidfile \"a\\x00\"", "'pidfile a\0' is wrong: argument must not contain a zero byte"),
+        ("save \"1 '\"", "'save 1 '' is wrong: unbalanced quotes in configuration line"),
+        ("requirepass a b", "'requirepass (hidden)' is wrong: wrong number of arguments"),
         (
             "appendonly yes",
             "'appendonly yes' is refused: Torc has no append-only log yet; only \
@@ -314,18 +231,9 @@ fn errors_at_start() {
             "'slaveof host 1' is refused: Torc has no replication yet; only '' is \
             accepted",
         ),
-        (
-            "slaveof host x",
-            "'slaveof host x' is wrong: Invalid master port",
-        ),
-        (
-            "user default on",
-            "'user (hidden)' is refused: Torc has no users yet; remove it",
-        ),
-        (
-            "loadmodule /x.so",
-            "'loadmodule /x.so' is refused: Torc has no modules; remove it",
-        ),
+        ("slaveof host x", "'slaveof host x' is wrong: Invalid master port"),
+        ("user default on", "'user (hidden)' is refused: Torc has no users yet; remove it"),
+        ("loadmodule /x.so", "'loadmodule /x.so' is refused: Torc has no modules; remove it"),
         (
             "rename-command FLUSHALL ''",
             "'rename-command FLUSHALL \"\"' is refused: Torc does not \
@@ -340,27 +248,13 @@ fn errors_at_start() {
         assert_eq!(config.texts, Config::default().texts);
         assert!(config.without_effect().is_empty());
     }
-    for cores in [
-        "",
-        ",",
-        "1,",
-        "-1",
-        "3-1",
-        "1024",
-        "0-99999999999",
-        "a",
-    ] {
+    for cores in ["", ",", "1,", "-1", "3-1", "1024", "0-99999999999", "a"] {
         let text = format!("cores '{cores}'");
         assert!(set(&mut Config::default(), &text).is_err(), "{text}");
     }
     let seventeen = format!("bind{}", " ::1".repeat(17));
-    let error = set(&mut Config::default(), &seventeen)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.ends_with("Too many bind addresses specified."),
-        "{error}"
-    );
+    let error = set(&mut Config::default(), &seventeen).unwrap_err().to_string();
+    assert!(error.ends_with("Too many bind addresses specified."), "{error}");
 }
 
 #[test]
@@ -380,10 +274,7 @@ fn not_built_yet_means_off() {
         "min-replicas-to-write 1",
     ] {
         let result = set(&mut Config::default(), text);
-        assert!(
-            matches!(result, Err(ConfigError::Refused { .. })),
-            "{text}: {result:?}"
-        );
+        assert!(matches!(result, Err(ConfigError::Refused { .. })), "{text}: {result:?}");
     }
 }
 
@@ -391,54 +282,22 @@ fn not_built_yet_means_off() {
 #[test]
 fn errors_of_config_set() {
     let rows: &[(&str, &str, &str)] = &[
-        (
-            "maxclients",
-            "0",
-            "argument must be between 1 and 4294967295 inclusive",
-        ),
-        (
-            "maxclients",
-            "abc",
-            "argument couldn't be parsed into an integer",
-        ),
-        (
-            "maxclients",
-            "-1",
-            "argument must be between 1 and 4294967295 inclusive",
-        ),
-        (
-            "tcp-keepalive",
-            "010",
-            "argument couldn't be parsed into an integer",
-        ),
+        ("maxclients", "0", "argument must be between 1 and 4294967295 inclusive"),
+        ("maxclients", "abc", "argument couldn't be parsed into an integer"),
+        ("maxclients", "-1", "argument must be between 1 and 4294967295 inclusive"),
+        ("tcp-keepalive", "010", "argument couldn't be parsed into an integer"),
         ("maxmemory", "abc", "argument must be a memory value"),
         ("maxmemory", "1 gb", "argument must be a memory value"),
-        (
-            "maxmemory",
-            "20000000000gb",
-            "argument must be a memory value",
-        ),
+        ("maxmemory", "20000000000gb", "argument must be a memory value"),
         (
             "maxmemory",
             "1gb",
             "refused: Torc does not bound the memory of keys yet; only '0' is \
             accepted",
         ),
-        (
-            "proto-max-bulk-len",
-            "5",
-            "argument must be between 1048576 and 9223372036854775807 inclusive",
-        ),
-        (
-            "maxmemory-clients",
-            "101%",
-            "percentage argument must be less or equal to 100",
-        ),
-        (
-            "maxmemory-clients",
-            "x",
-            "argument must be a memory or percent value",
-        ),
+        ("proto-max-bulk-len", "5", "argument must be between 1048576 and 9223372036854775807 inclusive"),
+        ("maxmemory-clients", "101%", "percentage argument must be less or equal to 100"),
+        ("maxmemory-clients", "x", "argument must be a memory or percent value"),
         (
             "maxmemory-policy",
             "foo",
@@ -452,16 +311,8 @@ fn errors_of_config_set() {
         ("save", "a b", "Invalid save parameters"),
         ("save", "1", "Invalid save parameters"),
         ("save", "1  2", "Invalid save parameters"),
-        (
-            "client-output-buffer-limit",
-            "x 0 0 0",
-            "Invalid client class specified in buffer limit configuration.",
-        ),
-        (
-            "client-output-buffer-limit",
-            "normal 0 0",
-            "Wrong number of arguments in buffer limit configuration.",
-        ),
+        ("client-output-buffer-limit", "x 0 0 0", "Invalid client class specified in buffer limit configuration."),
+        ("client-output-buffer-limit", "normal 0 0", "Wrong number of arguments in buffer limit configuration."),
         (
             "client-output-buffer-limit",
             "normal a 0 0",
@@ -473,58 +324,28 @@ fn errors_of_config_set() {
             "argument(s) must be one of the following: default, save, \
             nosave, now, force",
         ),
-        (
-            "shutdown-on-sigint",
-            "save nosave",
-            "shutdown options SAVE and NOSAVE can't be used simultaneously",
-        ),
+        ("shutdown-on-sigint", "save nosave", "shutdown options SAVE and NOSAVE can't be used simultaneously"),
         ("oom-score-adj-values", "1 2", "wrong number of arguments"),
-        (
-            "oom-score-adj-values",
-            "1 2 3000",
-            "Invalid oom-score-adj-values, elements must be between -2000 and 2000.",
-        ),
-        (
-            "notify-keyspace-events",
-            "q",
-            "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.",
-        ),
+        ("oom-score-adj-values", "1 2 3000", "Invalid oom-score-adj-values, elements must be between -2000 and 2000."),
+        ("notify-keyspace-events", "q", "Invalid event class character. Use 'Ag$lshzxeKEtmdn'."),
         (
             "latency-tracking-info-percentiles",
             "101",
             "latency-tracking-info-percentiles parameters should sit between [0.0,100.0]",
         ),
-        (
-            "latency-tracking-info-percentiles",
-            "x",
-            "Invalid latency-tracking-info-percentiles parameters",
-        ),
-        (
-            "slave-priority",
-            "x",
-            "argument couldn't be parsed into an integer",
-        ),
+        ("latency-tracking-info-percentiles", "x", "Invalid latency-tracking-info-percentiles parameters"),
+        ("slave-priority", "x", "argument couldn't be parsed into an integer"),
     ];
     for (name, value, want) in rows {
-        let want =
-            format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {want}");
-        assert_eq!(
-            config_set(&mut Config::default(), &[(name, value)]),
-            Err(want)
-        );
+        let want = format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {want}");
+        assert_eq!(config_set(&mut Config::default(), &[(name, value)]), Err(want));
     }
     for name in ["xyz", "user", "include", "", "sentinel"] {
         let want = format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'");
-        assert_eq!(
-            config_set(&mut Config::default(), &[("hz", "1"), (name, "1")]),
-            Err(want)
-        );
+        assert_eq!(config_set(&mut Config::default(), &[("hz", "1"), (name, "1")]), Err(want));
     }
     let twice = config_set(&mut Config::default(), &[("hz", "1"), ("HZ", "2")]).unwrap_err();
-    assert!(
-        twice.ends_with("argument 'HZ') - duplicate parameter"),
-        "{twice}"
-    );
+    assert!(twice.ends_with("argument 'HZ') - duplicate parameter"), "{twice}");
     let both = [("lua-time-limit", "1"), ("busy-reply-threshold", "2")];
     assert_eq!(config_set(&mut Config::default(), &both), Ok(()));
 }
@@ -544,20 +365,13 @@ fn config_set_is_all_or_nothing() {
 #[test]
 fn config_get() {
     let mut config = Config::default();
-    config
-        .set_at_run_time(&[(b"requirepass", b"s3cret\xff")])
-        .unwrap();
+    config.set_at_run_time(&[(b"requirepass", b"s3cret\xff")]).unwrap();
     assert_eq!(config.requirepass, b"s3cret\xff");
     assert!(!format!("{config:?}").contains("s3cret"));
     assert_eq!(get_one(&config, "SAVE"), "");
     assert_eq!(get(&config, "nothing"), []);
-    let names = |patterns: &[&[u8]]| -> Vec<_> {
-        config
-            .get_matching(patterns)
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect()
-    };
+    let names =
+        |patterns: &[&[u8]]| -> Vec<_> { config.get_matching(patterns).into_iter().map(|(name, _)| name).collect() };
     assert_eq!(
         names(&[b"maxmemory*", b"maxmemory", b"*-clients"]),
         [
@@ -569,10 +383,7 @@ fn config_get() {
             "tls-auth-clients",
         ]
     );
-    assert_eq!(
-        names(&[b"*priority"]),
-        ["replica-priority", "slave-priority"]
-    );
+    assert_eq!(names(&[b"*priority"]), ["replica-priority", "slave-priority"]);
     assert_eq!(names(&[b"watchdog*"]), [] as [&str; 0]);
     assert_eq!(names(&[b"watchdog-period"]), ["watchdog-period"]);
 }

@@ -116,12 +116,7 @@ impl Kind {
 
     /// Checks the words of a directive. `current` is the row's text so far, for the kinds that
     /// add to it; `save` does so only at start.
-    pub(super) fn parse(
-        &self,
-        words: &[&[u8]],
-        current: &str,
-        at_start: bool,
-    ) -> Result<Value, String> {
+    pub(super) fn parse(&self, words: &[&[u8]], current: &str, at_start: bool) -> Result<Value, String> {
         // An empty word alone means "none" for the kinds that take many.
         let words = match words {
             [b""] if matches!(self, Kind::Addresses | Kind::SavePoints | Kind::Percentiles) => &[],
@@ -168,15 +163,11 @@ impl Kind {
                 within(bytes, min, max).map(Value::Bytes)
             }
             Kind::MemoryOrPercent => memory_or_percent(word),
-            Kind::Enum(names) => one_of(names, word)
-                .map(Value::Word)
-                .ok_or_else(|| not_one_of(names)),
+            Kind::Enum(names) => one_of(names, word).map(Value::Word).ok_or_else(|| not_one_of(names)),
             Kind::Text => utf8(word).map(Value::Text),
             Kind::Path if word.is_empty() => Err("can't be empty".into()),
             Kind::FileName if word.is_empty() => Err("can't be empty".into()),
-            Kind::FileName if word.contains(&b'/') => {
-                Err("can't be a path, just a filename".into())
-            }
+            Kind::FileName if word.contains(&b'/') => Err("can't be a path, just a filename".into()),
             Kind::Path | Kind::FileName => utf8(word).map(Value::Text),
             Kind::Secret => Ok(Value::Secret(word.to_vec())),
             Kind::EventClasses => match word.iter().all(|byte| EVENT_CLASSES.contains(byte)) {
@@ -211,25 +202,14 @@ impl Value {
             Value::Text(text) => text.clone(),
             Value::Secret(bytes) => String::from_utf8_lossy(bytes).into_owned(),
             Value::Limits(limits) => {
-                let classes = [
-                    ("normal", limits.normal),
-                    ("slave", limits.replica),
-                    ("pubsub", limits.pubsub),
-                ];
+                let classes = [("normal", limits.normal), ("slave", limits.replica), ("pubsub", limits.pubsub)];
                 let classes = classes.map(|(class, limit)| {
-                    format!(
-                        "{class} {} {} {}",
-                        limit.hard_bytes, limit.soft_bytes, limit.soft_s
-                    )
+                    format!("{class} {} {} {}", limit.hard_bytes, limit.soft_bytes, limit.soft_s)
                 });
                 classes.join(" ")
             }
             Value::Cores(Cores::Auto) => "auto".into(),
-            Value::Cores(Cores::List(cores)) => cores
-                .iter()
-                .map(usize::to_string)
-                .collect::<Vec<_>>()
-                .join(","),
+            Value::Cores(Cores::List(cores)) => cores.iter().map(usize::to_string).collect::<Vec<_>>().join(","),
         }
     }
 
@@ -237,25 +217,17 @@ impl Value {
     // and building the defaults asks every row once.
 
     pub(super) fn bool(&self) -> bool {
-        let Value::Bool(value) = self else {
-            panic!("the row is not a bool: {self:?}")
-        };
+        let Value::Bool(value) = self else { panic!("the row is not a bool: {self:?}") };
         *value
     }
 
     pub(super) fn number<T: TryFrom<i64>>(&self) -> T {
-        let Value::Number(number) = self else {
-            panic!("the row is not a number: {self:?}")
-        };
-        T::try_from(*number)
-            .ok()
-            .expect("the row's bounds fit its field")
+        let Value::Number(number) = self else { panic!("the row is not a number: {self:?}") };
+        T::try_from(*number).ok().expect("the row's bounds fit its field")
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        let Value::Bytes(bytes) = self else {
-            panic!("the row is not a memory size: {self:?}")
-        };
+        let Value::Bytes(bytes) = self else { panic!("the row is not a memory size: {self:?}") };
         *bytes
     }
 }
@@ -273,9 +245,7 @@ fn utf8(word: &[u8]) -> Result<String, String> {
 
 fn within<T: PartialOrd + std::fmt::Display>(number: T, min: T, max: T) -> Result<T, String> {
     match number < min || number > max {
-        true => Err(format!(
-            "argument must be between {min} and {max} inclusive"
-        )),
+        true => Err(format!("argument must be between {min} and {max} inclusive")),
         false => Ok(number),
     }
 }
@@ -312,10 +282,7 @@ fn memory_or_percent(word: &[u8]) -> Result<Value, String> {
     if let Some(bytes) = memory(word) {
         return within(bytes, 0, i64::MAX as u64).map(Value::Bytes);
     }
-    let percent = word
-        .strip_suffix(b"%")
-        .and_then(integer)
-        .filter(|percent| *percent >= 0);
+    let percent = word.strip_suffix(b"%").and_then(integer).filter(|percent| *percent >= 0);
     match percent {
         None => Err("argument must be a memory or percent value".into()),
         Some(percent @ 0..=100) => Ok(Value::Percent(percent as u8)),
@@ -324,25 +291,17 @@ fn memory_or_percent(word: &[u8]) -> Result<Value, String> {
 }
 
 fn one_of(names: &[&'static str], word: &[u8]) -> Option<&'static str> {
-    names
-        .iter()
-        .find(|name| word.eq_ignore_ascii_case(name.as_bytes()))
-        .copied()
+    names.iter().find(|name| word.eq_ignore_ascii_case(name.as_bytes())).copied()
 }
 
 fn not_one_of(names: &[&str]) -> String {
-    format!(
-        "argument(s) must be one of the following: {}",
-        names.join(", ")
-    )
+    format!("argument(s) must be one of the following: {}", names.join(", "))
 }
 
 fn shutdown_flags(words: &[&[u8]]) -> Result<Value, String> {
     let mut set = [false; SHUTDOWN_FLAGS.len()];
     for word in words {
-        let flag = SHUTDOWN_FLAGS
-            .iter()
-            .position(|f| word.eq_ignore_ascii_case(f.as_bytes()));
+        let flag = SHUTDOWN_FLAGS.iter().position(|f| word.eq_ignore_ascii_case(f.as_bytes()));
         set[flag.ok_or_else(|| not_one_of(SHUTDOWN_FLAGS))?] = true;
     }
     if words.is_empty() {
@@ -354,9 +313,7 @@ fn shutdown_flags(words: &[&[u8]]) -> Result<Value, String> {
     // "default" is the absence of the others.
     set[0] = !set[1..].contains(&true);
     let names = SHUTDOWN_FLAGS.iter().zip(set).filter(|(_, set)| *set);
-    Ok(Value::Words(
-        names.map(|(name, _)| name.to_string()).collect(),
-    ))
+    Ok(Value::Words(names.map(|(name, _)| name.to_string()).collect()))
 }
 
 fn save_points(words: &[&[u8]], current: &str) -> Result<Value, String> {
@@ -379,10 +336,7 @@ fn save_points(words: &[&[u8]], current: &str) -> Result<Value, String> {
 
 fn output_limits(words: &[&[u8]], current: &str) -> Result<Value, String> {
     let mut limits = OutputLimits::default();
-    let current: Vec<&[u8]> = current
-        .split_ascii_whitespace()
-        .map(str::as_bytes)
-        .collect();
+    let current: Vec<&[u8]> = current.split_ascii_whitespace().map(str::as_bytes).collect();
     for words in [&current[..], words] {
         if !words.len().is_multiple_of(4) {
             return Err("Wrong number of arguments in buffer limit configuration.".into());
@@ -393,25 +347,17 @@ fn output_limits(words: &[&[u8]], current: &str) -> Result<Value, String> {
                 b"slave" | b"replica" => &mut limits.replica,
                 b"pubsub" => &mut limits.pubsub,
                 _ => {
-                    return Err(
-                        "Invalid client class specified in buffer limit configuration.".into(),
-                    );
+                    return Err("Invalid client class specified in buffer limit configuration.".into());
                 }
             };
             let (Some(hard_bytes), Some(soft_bytes), Some(soft_s @ 0..)) =
                 (memory(group[1]), memory(group[2]), integer(group[3]))
             else {
-                return Err(
-                    "Error in hard, soft or soft_seconds setting in buffer limit \
+                return Err("Error in hard, soft or soft_seconds setting in buffer limit \
                             configuration."
-                        .into(),
-                );
+                    .into());
             };
-            *class = OutputLimit {
-                hard_bytes,
-                soft_bytes,
-                soft_s: soft_s as u64,
-            };
+            *class = OutputLimit { hard_bytes, soft_bytes, soft_s: soft_s as u64 };
         }
     }
     Ok(Value::Limits(limits))
@@ -430,15 +376,11 @@ fn oom_scores(words: &[&[u8]]) -> Result<Value, String> {
 
 fn percentiles(words: &[&[u8]]) -> Result<Value, String> {
     let percentiles = words.iter().map(|word| {
-        let number = std::str::from_utf8(word)
-            .ok()
-            .and_then(|word| word.parse::<f64>().ok());
+        let number = std::str::from_utf8(word).ok().and_then(|word| word.parse::<f64>().ok());
         match number.filter(|number| !number.is_nan()) {
             None => Err("Invalid latency-tracking-info-percentiles parameters"),
             Some(number) if (0.0..=100.0).contains(&number) => Ok(number.to_string()),
-            Some(_) => {
-                Err("latency-tracking-info-percentiles parameters should sit between [0.0,100.0]")
-            }
+            Some(_) => Err("latency-tracking-info-percentiles parameters should sit between [0.0,100.0]"),
         }
     });
     Ok(Value::Words(percentiles.collect::<Result<_, _>>()?))
@@ -448,9 +390,7 @@ fn primary(words: &[&[u8]]) -> Result<Value, String> {
     match words {
         // How the row's own default, "nobody", is written.
         [] | [b""] => Ok(Value::Words(Vec::new())),
-        [no, one] if no.eq_ignore_ascii_case(b"no") && one.eq_ignore_ascii_case(b"one") => {
-            Ok(Value::Words(Vec::new()))
-        }
+        [no, one] if no.eq_ignore_ascii_case(b"no") && one.eq_ignore_ascii_case(b"one") => Ok(Value::Words(Vec::new())),
         [host, port] => match integer(port) {
             Some(0..=65535) => Ok(Value::Words(vec![utf8(host)?, utf8(port)?])),
             _ => Err("Invalid master port".into()),
@@ -466,11 +406,9 @@ fn cores(word: &[u8]) -> Result<Cores, String> {
     }
     let mut cores = Vec::new();
     for part in word.split(|byte| *byte == b',') {
-        let mut ends = part.splitn(2, |byte| *byte == b'-').map(|end| {
-            integer(end)
-                .and_then(|end| usize::try_from(end).ok())
-                .filter(|end| *end < CORES_MAX)
-        });
+        let mut ends = part
+            .splitn(2, |byte| *byte == b'-')
+            .map(|end| integer(end).and_then(|end| usize::try_from(end).ok()).filter(|end| *end < CORES_MAX));
         let first = ends.next().flatten().ok_or(PROBLEM)?;
         let last = ends.next().unwrap_or(Some(first)).ok_or(PROBLEM)?;
         if last < first {

@@ -9,17 +9,16 @@ use super::sessions::Session;
 use crate::id::{Millis, SessionId};
 use crate::limits;
 
-impl Shard {
-    /// Whether a session's next command may be parsed.
+impl Session {
+    /// Whether the session's next command may be parsed, as far as it is up to the session.
     #[inline]
-    pub(super) fn may_read(&self, id: SessionId) -> bool {
-        let Some(session) = self.sessions.get(id) else { return false };
-        self.links.have_credit()
-            && session.replies.outstanding() < limits::SESSION_OUTSTANDING_MAX
-            && session.replies.unsent_bytes() < limits::OUTPUT_PAUSE_BYTES
-            && self.waiters.len() < limits::WAITERS_MAX
+    pub(super) fn may_read(&self) -> bool {
+        self.replies.outstanding() < limits::SESSION_OUTSTANDING_MAX
+            && self.replies.unsent_bytes() < limits::OUTPUT_PAUSE_BYTES
     }
+}
 
+impl Shard {
     /// Whether a stalled session may go on: with some distance to the bounds, so that it does not stop at once again.
     pub(super) fn may_resume(&self, id: SessionId) -> bool {
         let Some(session) = self.sessions.get(id) else { return false };

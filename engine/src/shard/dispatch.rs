@@ -5,60 +5,59 @@ use torc_protocol::args::{Args, Span};
 use torc_protocol::resp::reply::{ReplyBuffer, ReplyWriter};
 
 use super::fanout::Fanout;
-use super::gate::{self, Refusal};
+use super::gate::Refusal;
+use super::links::Links;
 use super::sessions::Sessions;
 use super::turn::{Batch, Context, Operation, Origin, Source};
-use super::Shard;
+use super::{Core, Shard};
 use crate::command::{Command, Error, Handler, Home, Merge, Route, cursor_shard, format_info, wanted_count};
 use crate::id::{Millis, SessionId, ShardId};
 use crate::message::{RequestHead, Target};
+use crate::route::Route as KeyRoute;
 use crate::stats::{DatabaseCounters, Stats};
 
+/// A command for one key: to the batch if the key is this shard's, to the frame of its owner if not.
+#[inline(always)]
+pub(super) fn send_to_owner(
+    core: &Core,
+    route: KeyRoute,
+    links: &mut Links,
+    args: Args<'_>,
+    mut operation: Operation,
+    operations: &mut Vec<Operation>,
+) {
+    let key = args.get(operation.command.row().keys.first);
+    operation.hash = core.store.hash(key);
+    let owner = route.owner(key);
+    if owner == core.id {
+        core.store.prefetch_bucket(operation.db, operation.hash);
+        return operations.push(operation);
+    }
+    let Operation { command, db, dialect, hash, origin: Origin::Home(target), .. } = operation else {
+        unreachable!("what is sent on is from here");
+    };
+    links.send(owner, RequestHead { command, db, dialect, hash, target, cost: 0 }, args);
+}
+
 impl Shard {
-    /// Lets a command through the gates and sends it where it is executed. Its spans are the batch's from `first_span`
-    /// on; they index `bytes`, which is what `source` names.
+    /// Sends a command that has passed the gates, and is not for one key, where it is executed. Its spans are the
+    /// batch's from `first_span` on; they index `bytes`, which is what `source` names.
+    #[expect(clippy::too_many_arguments, reason = "what a command is made of, passed down once")]
     pub(super) fn dispatch(
         &mut self,
         context: &mut Context<'_>,
         batch: &mut Batch,
         id: SessionId,
+        command: Command,
         source: Source,
         bytes: &[u8],
         first_span: usize,
     ) {
         let args = Args::new(bytes, &batch.spans[first_span..], &batch.shared);
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let command = match gate::pass_home(args, &session.client) {
-            Ok(command) => command,
-            Err(refusal) => return self.refuse(id, refusal),
-        };
-        let row = command.row();
         self.core.stats.counters.total_commands_processed += 1;
-        match row.route {
-            Route::Key => {
-                let seq = session.replies.reserve();
-                let (db, dialect) = (session.client.db, session.client.dialect);
-                let key = args.get(row.keys.first);
-                let owner = self.route.owner(key);
-                let hash = self.core.store.hash(key);
-                let target = Target::Session { id, seq };
-                if owner != self.core.id {
-                    let head = RequestHead { command, db, dialect, hash, target, cost: 0 };
-                    return self.links.send(owner, head, args);
-                }
-                self.core.store.prefetch_bucket(db, hash);
-                let span_count = args.len() as u32;
-                batch.operations.push(Operation {
-                    command,
-                    db,
-                    dialect,
-                    source,
-                    first_span: first_span as u32,
-                    span_count,
-                    hash,
-                    origin: Origin::Home(target),
-                });
-            }
+        match command.row().route {
+            Route::Key => unreachable!("the parser's loop sends it to its owner"),
             Route::Home => self.run_home(context, id, command, args),
             Route::Keys(merge) => self.split_by_key(batch, id, command, merge, source, bytes, first_span),
             Route::All(merge) => self.send_to_all(batch, id, command, merge, source, bytes, first_span),
@@ -79,7 +78,7 @@ impl Shard {
     }
 
     #[cold]
-    fn refuse(&mut self, id: SessionId, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, id: SessionId, refusal: Refusal) {
         match refusal {
             Refusal::Reply { text, command } => {
                 if let Some(command) = command {

@@ -352,12 +352,18 @@ impl Shard {
     /// Puts a session on the list of those that the runtime is to look at.
     #[inline]
     fn list(&mut self, id: SessionId) {
-        if let Some(session) = self.sessions.get_mut(id)
-            && !session.listed
-        {
-            session.listed = true;
-            self.ready.push_back(id);
+        if let Some(session) = self.sessions.get_mut(id) {
+            list(&mut self.ready, id, session);
         }
+    }
+}
+
+/// As [`Shard::list`], for a session in hand.
+#[inline]
+fn list(ready: &mut VecDeque<SessionId>, id: SessionId, session: &mut Session) {
+    if !session.listed {
+        session.listed = true;
+        ready.push_back(id);
     }
 }
 

@@ -8,11 +8,12 @@
 use bytes::Bytes;
 use torc_protocol::args::{Args, Span};
 use torc_protocol::resp::reply::{Dialect, ReplyBuffer, ReplyWriter};
-use torc_protocol::resp::request::Step;
+use torc_protocol::resp::request::{ProtocolError, Step};
 
+use super::gate::{self, Refusal};
 use super::waiters::Waiter;
 use super::{Core, Input, Shard};
-use crate::command::{Call, Command, Handler, Outcome, Owner, Result as CommandResult, flag};
+use crate::command::{Call, Command, Handler, Outcome, Owner, Result as CommandResult, Route, flag};
 use crate::id::{Millis, SessionId, ShardId};
 use crate::limits;
 use crate::machine::Machine;
@@ -24,6 +25,28 @@ pub(super) struct Context<'a> {
     pub machine: &'a mut dyn Machine,
     pub arena: &'a [u8],
     pub inputs: &'a [Input],
+}
+
+/// How many commands ahead of the one that is executed entries are asked for: enough to cover the latency of memory,
+/// and few enough that asking and executing overlap.
+const ENTRIES_AHEAD: usize = 12;
+
+/// Why the inner loop of parsing stopped.
+enum Pause {
+    /// The bytes are through, or nothing more is read from this session.
+    Ended,
+    BatchFull,
+    /// A command that is not for one key.
+    Other {
+        command: Command,
+        source: Source,
+        first_span: usize,
+    },
+    Refused(Refusal),
+    /// The next command has to wait.
+    Stall,
+    /// What was sent is not the protocol.
+    Broken(ProtocolError),
 }
 
 /// The bytes that a command's spans index.
@@ -155,8 +178,7 @@ impl Shard {
                                 }
                             }
                             Target::Part { fanout, generation, part } => {
-                                let shared =
-                                    shared.iter().map(|(at, value)| (at - start, value.clone())).collect();
+                                let shared = shared.iter().map(|(at, value)| (at - start, value.clone())).collect();
                                 let reply = ReplyBuffer { bytes: bytes.to_vec(), shared };
                                 self.complete_part(context, fanout, generation, part, reply);
                             }
@@ -209,50 +231,105 @@ impl Shard {
     fn parse(&mut self, context: &mut Context<'_>, batch: &mut Batch, id: SessionId, source: Source, bytes: &[u8]) {
         let mut position = 0;
         loop {
-            let may_read = self.may_read(id);
-            let Some(session) = self.sessions.get_mut(id) else { return };
-            if session.closing || self.stopping {
-                return;
-            }
-            if !may_read {
-                session.stalled = true;
-                session.backlog.extend_from_slice(&bytes[position..]);
-                self.stalled.push_back(id);
-                self.recheck |= batch.operations.is_empty();
-                self.list(id);
-                return;
-            }
-            let first_span = batch.spans.len();
-            let authenticated = session.client.authenticated;
-            let limits = super::request_limits(&self.core.config, authenticated);
-            match session.parser.parse(bytes, &mut position, &mut batch.spans, &mut batch.shared, &limits) {
-                Ok(Step::InPlace) => self.dispatch(context, batch, id, source, bytes, first_span),
-                Ok(Step::Carried(carried)) => {
-                    let carried = Bytes::from(carried);
-                    batch.owned.push(carried.clone());
-                    let source = Source::Owned(batch.owned.len() as u32 - 1);
-                    self.dispatch(context, batch, id, source, &carried, first_span);
-                }
-                Ok(Step::NeedMore) => {
-                    if session.parser.is_mid_request() {
-                        self.list(id);
+            match self.parse_for_owners(batch, id, source, bytes, &mut position) {
+                Pause::Ended => return,
+                Pause::BatchFull => self.execute(context, batch),
+                Pause::Other { command, source, first_span } => match source {
+                    Source::Owned(index) => {
+                        let carried = batch.owned[index as usize].clone();
+                        self.dispatch(context, batch, id, command, source, &carried, first_span);
                     }
-                    return;
+                    _ => self.dispatch(context, batch, id, command, source, bytes, first_span),
+                },
+                Pause::Refused(refusal) => self.refuse(id, refusal),
+                Pause::Stall => {
+                    let Some(session) = self.sessions.get_mut(id) else { return };
+                    session.stalled = true;
+                    session.backlog.extend_from_slice(&bytes[position..]);
+                    self.stalled.push_back(id);
+                    self.recheck |= batch.operations.is_empty();
+                    return self.list(id);
                 }
-                Err(error) => {
+                Pause::Broken(error) => {
                     if let Some(text) = error.reply_text() {
                         self.reply_error(id, &text);
                     }
                     if let Some(session) = self.sessions.get_mut(id) {
                         session.closing = true;
                     }
-                    self.list(id);
-                    return;
+                    return self.list(id);
                 }
             }
-            if batch.operations.len() >= limits::BATCH_COMMANDS {
-                self.execute(context, batch);
+        }
+    }
+
+    /// The inner loop: parses requests and sends those for one key on their way, until something else is to be done. One
+    /// look at the session for all of them.
+    fn parse_for_owners(
+        &mut self,
+        batch: &mut Batch,
+        id: SessionId,
+        source: Source,
+        bytes: &[u8],
+        position: &mut usize,
+    ) -> Pause {
+        let Some(session) = self.sessions.get_mut(id) else { return Pause::Ended };
+        if session.closing || self.stopping || self.waiters.len() >= limits::WAITERS_MAX {
+            return if session.closing || self.stopping { Pause::Ended } else { Pause::Stall };
+        }
+        let limits = super::request_limits(&self.core.config, session.client.authenticated);
+        loop {
+            if !session.may_read() || !self.links.have_credit() {
+                return Pause::Stall;
             }
+            if batch.operations.len() >= limits::BATCH_COMMANDS {
+                return Pause::BatchFull;
+            }
+            let first_span = batch.spans.len();
+            let carried;
+            let step = session.parser.parse(bytes, position, &mut batch.spans, &mut batch.shared, &limits);
+            let (source, bytes) = match step {
+                Ok(Step::InPlace) => (source, bytes),
+                Ok(Step::Carried(buffer)) => {
+                    carried = Bytes::from(buffer);
+                    batch.owned.push(carried.clone());
+                    (Source::Owned(batch.owned.len() as u32 - 1), &carried[..])
+                }
+                Ok(Step::NeedMore) => {
+                    if session.parser.is_mid_request() {
+                        super::list(&mut self.ready, id, session);
+                    }
+                    return Pause::Ended;
+                }
+                Err(error) => return Pause::Broken(error),
+            };
+            let args = Args::new(bytes, &batch.spans[first_span..], &batch.shared);
+            let command = match gate::pass_home(args, &session.client) {
+                Ok(command) => command,
+                Err(refusal) => return Pause::Refused(refusal),
+            };
+            if command.row().route != Route::Key {
+                return Pause::Other { command, source, first_span };
+            }
+            self.core.stats.counters.total_commands_processed += 1;
+            let operation = Operation {
+                command,
+                db: session.client.db,
+                dialect: session.client.dialect,
+                source,
+                first_span: first_span as u32,
+                span_count: args.len() as u32,
+                hash: 0,
+                origin: Origin::Home(Target::Session { id, seq: session.replies.reserve() }),
+            };
+            super::dispatch::send_to_owner(
+                &self.core,
+                self.route,
+                &mut self.links,
+                args,
+                operation,
+                &mut batch.operations,
+            );
         }
     }
 
@@ -270,12 +347,18 @@ impl Shard {
     /// Executes the batch.
     pub(super) fn execute(&mut self, context: &mut Context<'_>, batch: &mut Batch) {
         let mut operations = std::mem::take(&mut batch.operations);
-        for operation in &operations {
+        let ask = |shard: &Shard, operation: &Operation| {
             if operation.hash != 0 {
-                self.core.store.prefetch_entry(operation.db, operation.hash);
+                shard.core.store.prefetch_entry(operation.db, operation.hash);
             }
+        };
+        for operation in operations.iter().take(ENTRIES_AHEAD) {
+            ask(self, operation);
         }
-        for operation in &operations {
+        for (at, operation) in operations.iter().enumerate() {
+            if let Some(ahead) = operations.get(at + ENTRIES_AHEAD) {
+                ask(self, ahead);
+            }
             self.execute_one(context, batch, operation);
         }
         operations.clear();
@@ -322,7 +405,7 @@ impl Shard {
                     }
                     session.replies.end(mark);
                     self.recheck |= session.stalled;
-                    return self.list(id);
+                    return super::list(&mut self.ready, id, session);
                 }
             }
             Origin::Away { from, target, cost } if direct => {
@@ -410,7 +493,7 @@ impl Shard {
 
 impl Core {
     /// Runs a command on keys.
-    #[inline]
+    #[inline(always)]
     fn run(&mut self, call: &Call<'_>, machine: &mut dyn Machine, mut reply: ReplyWriter<'_>) -> CommandResult {
         self.count(call, machine, |core| match call.command.row().handler {
             Handler::Read(handler) => handler(call, &core.store, &mut reply),
@@ -420,7 +503,7 @@ impl Core {
     }
 
     /// Counts a command, and times one in 64 and all that are O(N).
-    #[inline]
+    #[inline(always)]
     fn count(
         &mut self,
         call: &Call<'_>,

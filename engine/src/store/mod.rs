@@ -9,11 +9,12 @@ mod entry;
 mod table;
 
 use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;
 
-pub use entry::{EntryRef, NewValue, Value};
 use entry::Entry;
+pub use entry::{EntryRef, NewValue, Value};
 use table::{Place, Table};
 
 use crate::id::Millis;
@@ -94,7 +95,7 @@ impl Store {
     /// The hash of a key: the same on every shard of a process, different in every process, never stored or sent.
     #[inline]
     pub fn hash(&self, key: &[u8]) -> u64 {
-        self.hasher.hash_one(key)
+        hash_of(&self.hasher, key)
     }
 
     /// A key of database `db`, hashed.
@@ -195,7 +196,7 @@ impl Store {
         keyspace.entry_bytes += entry.as_ref().memory_bytes();
         keyspace.expiring += (expire != 0) as usize;
         let hasher = &self.hasher;
-        keyspace.table.insert(key.hash, entry, &|entry: EntryRef| hasher.hash_one(entry.key()));
+        keyspace.table.insert(key.hash, entry, &|entry: EntryRef| hash_of(hasher, entry.key()));
     }
 
     /// Removes a key. False if it was absent or expired.
@@ -301,7 +302,7 @@ impl Store {
     /// the beginning, and what is returned at the end. A key that is present from the first call to the one that returns
     /// 0 is visited at least once, whatever else happens in between. Positions are below `1 << SCAN_POSITION_BITS`.
     pub fn scan(&self, db: u8, position: u64, count: usize, now: Millis, mut visit: impl FnMut(EntryRef)) -> u64 {
-        let rehash = |entry: EntryRef| self.hasher.hash_one(entry.key());
+        let rehash = |entry: EntryRef| hash_of(&self.hasher, entry.key());
         let visit_live = |entry: EntryRef| {
             if !is_expired(entry, now) {
                 visit(entry);
@@ -352,14 +353,13 @@ impl Store {
             }
             let (mut seen, mut due) = (0, Vec::new());
             let hasher = &self.hasher;
-            let rehash = |entry: EntryRef| hasher.hash_one(entry.key());
-            let next =
-                keyspace.table.scan(keyspace.expire_position, limits::EXPIRE_SLICE_ENTRIES, &rehash, |entry| {
-                    seen += (entry.expire_ms() != 0) as usize;
-                    if is_expired(entry, now) {
-                        due.push(rehash(entry));
-                    }
-                });
+            let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
+            let next = keyspace.table.scan(keyspace.expire_position, limits::EXPIRE_SLICE_ENTRIES, &rehash, |entry| {
+                seen += (entry.expire_ms() != 0) as usize;
+                if is_expired(entry, now) {
+                    due.push(rehash(entry));
+                }
+            });
             self.keyspaces[db].expire_position = next.unwrap_or(0);
             more |= due.len() * 4 > seen.max(1);
             for hash in due {
@@ -372,6 +372,14 @@ impl Store {
         }
         more
     }
+}
+
+/// The bytes alone: `hash_one` would mix in the length, which ahash does anyway.
+#[inline]
+fn hash_of(hasher: &RandomState, key: &[u8]) -> u64 {
+    let mut hasher = hasher.build_hasher();
+    hasher.write(key);
+    hasher.finish()
 }
 
 #[inline]

@@ -247,9 +247,23 @@ impl<'a> ReplyWriter<'a> {
 
     #[inline]
     fn header(&mut self, kind: u8, len: usize) {
-        self.buffer.bytes.push(kind);
-        write_decimal(&mut self.buffer.bytes, len as i64);
-        self.crlf();
+        let digit = |value: usize| b'0' + value as u8;
+        // Short lengths, which nearly all are, with one store of a known size.
+        match len {
+            0..10 => self.buffer.bytes.extend_from_slice(&[kind, digit(len), b'\r', b'\n']),
+            10..100 => {
+                self.buffer.bytes.extend_from_slice(&[kind, digit(len / 10), digit(len % 10), b'\r', b'\n']);
+            }
+            100..1000 => {
+                let (hundreds, tens) = (digit(len / 100), digit(len / 10 % 10));
+                self.buffer.bytes.extend_from_slice(&[kind, hundreds, tens, digit(len % 10), b'\r', b'\n']);
+            }
+            _ => {
+                self.buffer.bytes.push(kind);
+                write_decimal(&mut self.buffer.bytes, len as i64);
+                self.crlf();
+            }
+        }
     }
 
     #[inline]

@@ -7,21 +7,23 @@ use super::{Parking, queue};
 #[cfg(loom)]
 type Bell = super::Arc<loom::sync::Notify>;
 
-/// Every schedule of three items through two places, with a consumer that parks when it finds nothing. A lost wake-up
-/// shows as a deadlock, a lost or doubled item as a wrong number, an unsynchronized slot as loom's own error.
+/// Every schedule with up to three preemptions of two items through one place, with a consumer that parks when it finds
+/// nothing. A lost wake-up shows as a deadlock, a lost or doubled item as a wrong number, an unsynchronized slot as loom's own error.
 #[cfg(loom)]
 #[test]
 fn mesh_model_no_loss_and_no_lost_wakeup() {
     use super::Arc;
-    loom::model(|| {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
         let parking = Arc::new(Parking::default());
         let bell: Bell = Arc::new(loom::sync::Notify::new());
-        let (mut producer, mut consumer) = queue::<Box<usize>>(2);
+        let (mut producer, mut consumer) = queue::<Box<usize>>(1);
         let sleeper = {
             let (parking, bell) = (parking.clone(), bell.clone());
             loom::thread::spawn(move || {
                 let mut expected = 0;
-                while expected < 3 {
+                while expected < 2 {
                     match consumer.pop() {
                         Some(item) => {
                             assert_eq!(*item, expected);
@@ -38,7 +40,7 @@ fn mesh_model_no_loss_and_no_lost_wakeup() {
                 }
             })
         };
-        for item in 0..3 {
+        for item in 0..2 {
             let mut item = Box::new(item);
             while let Err(back) = producer.push(item) {
                 item = back;

@@ -320,7 +320,9 @@ impl Client {
                 *next_at = Millis(now.0 + self.random.below(200) as u64);
                 let life = life_ms.to_string().into_bytes();
                 let command = match () {
-                    _ if !*set && self.random.one_in(2) => vec![b"PSETEX".to_vec(), key.clone(), life, b"here".to_vec()],
+                    _ if !*set && self.random.one_in(2) => {
+                        vec![b"PSETEX".to_vec(), key.clone(), life, b"here".to_vec()]
+                    }
                     _ if !*set => vec![b"SET".to_vec(), key.clone(), b"here".to_vec(), b"PX".to_vec(), life],
                     _ if *looks > 0 => vec![b"GET".to_vec(), key.clone()],
                     _ => vec![b"DEL".to_vec(), key.clone()],
