@@ -115,9 +115,10 @@ fn list(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> 
         2 => {}
         4 if args.get(2).eq_ignore_ascii_case(b"type") => {
             let kind = args.get(3);
-            let is = |name: &&str| kind.eq_ignore_ascii_case(name.as_bytes());
-            all = is(&"normal");
-            if !all && !["master", "replica", "slave", "pubsub"].iter().any(is) {
+            let kinds = ["normal", "master", "replica", "slave", "pubsub"];
+            let found = kinds.iter().position(|name| kind.eq_ignore_ascii_case(name.as_bytes()));
+            all = found == Some(0);
+            if found.is_none() {
                 let text = [b"ERR Unknown client type '", kind, b"'"].concat();
                 reply.error(&text);
                 return Ok(Outcome::Done);

@@ -67,7 +67,7 @@ fn get(home: &mut Home<'_>) -> Result {
 }
 
 fn set(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
-    if call.args.len() % 2 != 0 {
+    if !call.args.len().is_multiple_of(2) {
         return Err(Error::Syntax);
     }
     let words: Vec<&[u8]> = call.args.iter_from(2).collect();

@@ -345,7 +345,7 @@ fn mget(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result {
 }
 
 fn mset(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
-    if call.args.len() % 2 == 0 {
+    if call.args.len().is_multiple_of(2) {
         return Err(Error::WrongArity);
     }
     super::keys::for_each_key_mut(call, store, 2, |store, key, at| {

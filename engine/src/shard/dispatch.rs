@@ -30,7 +30,6 @@ pub(super) fn send_to_owner(
     operation.hash = core.store.hash(key);
     let owner = route.owner(key);
     if owner == core.id {
-        core.store.prefetch_bucket(operation.db, operation.hash);
         return operations.push(operation);
     }
     let Operation { command, db, dialect, hash, origin: Origin::Home(target), .. } = operation else {
@@ -252,7 +251,7 @@ impl Shard {
         let keys = command.row().keys;
         let args = Args::new(bytes, &batch.spans[first_span..], &batch.shared);
         let count = args.len();
-        if (count - keys.first) % keys.step != 0 {
+        if !(count - keys.first).is_multiple_of(keys.step) {
             return self.refuse_with(id, command, Error::WrongArity, args);
         }
         batch.owners.clear();

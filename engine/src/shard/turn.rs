@@ -27,10 +27,6 @@ pub(super) struct Context<'a> {
     pub inputs: &'a [Input],
 }
 
-/// How many commands ahead of the one that is executed entries are asked for: enough to cover the latency of memory,
-/// and few enough that asking and executing overlap.
-const ENTRIES_AHEAD: usize = 12;
-
 /// Why the inner loop of parsing stopped.
 enum Pause {
     /// The bytes are through, or nothing more is read from this session.
@@ -148,9 +144,6 @@ impl Shard {
                 let Some(record) = frame.next(&mut cursor, &mut batch.spans, &mut batch.shared) else { break };
                 match record {
                     Record::Request(head) => {
-                        if head.hash != 0 {
-                            self.core.store.prefetch_bucket(head.db, head.hash);
-                        }
                         batch.operations.push(Operation {
                             command: head.command,
                             db: head.db,
@@ -347,18 +340,14 @@ impl Shard {
     /// Executes the batch.
     pub(super) fn execute(&mut self, context: &mut Context<'_>, batch: &mut Batch) {
         let mut operations = std::mem::take(&mut batch.operations);
-        let ask = |shard: &Shard, operation: &Operation| {
-            if operation.hash != 0 {
-                shard.core.store.prefetch_entry(operation.db, operation.hash);
-            }
-        };
-        for operation in operations.iter().take(ENTRIES_AHEAD) {
-            ask(self, operation);
+        // Asking in tight loops of its own lets the processor translate several addresses at a time.
+        for operation in operations.iter().filter(|operation| operation.hash != 0) {
+            self.core.store.prefetch_bucket(operation.db, operation.hash);
         }
-        for (at, operation) in operations.iter().enumerate() {
-            if let Some(ahead) = operations.get(at + ENTRIES_AHEAD) {
-                ask(self, ahead);
-            }
+        for operation in operations.iter().filter(|operation| operation.hash != 0) {
+            self.core.store.prefetch_entry(operation.db, operation.hash);
+        }
+        for operation in &operations {
             self.execute_one(context, batch, operation);
         }
         operations.clear();
@@ -512,7 +501,7 @@ impl Core {
     ) -> CommandResult {
         self.executed += 1;
         let linear = call.command.row().flags & flag::LINEAR != 0;
-        if self.executed % 64 != 0 && !linear {
+        if !self.executed.is_multiple_of(64) && !linear {
             let result = run(self);
             let counters = &mut self.stats.commands[call.command.index()];
             counters.calls += 1;

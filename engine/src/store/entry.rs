@@ -79,7 +79,7 @@ const ALIGN: usize = 8;
 /// Room for a `Bytes` after a key of any length: itself and the padding before it.
 const SHARED_ROOM: usize = size_of::<Bytes>() + ALIGN;
 
-const _: () = assert!(HEADER_BYTES == 8 && HEADER_BYTES % ALIGN == 0 && FIELD_BYTES % ALIGN == 0);
+const _: () = assert!(HEADER_BYTES == 8 && HEADER_BYTES.is_multiple_of(ALIGN) && FIELD_BYTES.is_multiple_of(ALIGN));
 const _: () = assert!(align_of::<Header>() <= ALIGN && align_of::<Bytes>() <= ALIGN);
 // The room of a value that grows is twice its length, and what rounding up adds.
 const _: () = assert!(SHARED_BYTES_MIN * 2 + ALIGN < u16::MAX as usize);

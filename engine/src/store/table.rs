@@ -189,7 +189,7 @@ impl Table {
             let entry = bucket.address(slot) as usize;
             prefetch(entry as *const u8);
             // A short entry that straddles cache lines needs both.
-            if entry % 64 != 0 {
+            if !entry.is_multiple_of(64) {
                 prefetch((entry + 64) as *const u8);
             }
         }

@@ -41,7 +41,7 @@ impl Generator {
             _ => self.random.between(1, 40),
         };
         // Not all alike, so that a piece at the wrong place is noticed; line breaks and zeros included.
-        let mut byte = self.random.next() as u8;
+        let mut byte = self.random.number() as u8;
         (0..len)
             .map(|_| {
                 byte = byte.wrapping_mul(5).wrapping_add(3);
@@ -80,7 +80,7 @@ impl Generator {
             }
             14 | 15 => list("INCR", vec![self.key()]),
             16 => {
-                let by = self.random.next() as i64 >> self.random.below(60);
+                let by = self.random.number() as i64 >> self.random.below(60);
                 list("INCRBY", vec![self.key(), by.to_string().into_bytes()])
             }
             17 | 18 => list("APPEND", vec![self.key(), self.value()]),

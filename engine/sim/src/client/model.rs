@@ -178,7 +178,7 @@ impl Model {
             }
             "mget" => Answer::Array(words[1..].iter().map(|key| self.bulk(key)).collect()),
             "mset" => {
-                if words.len() % 2 == 0 {
+                if words.len().is_multiple_of(2) {
                     return wrong_arity();
                 }
                 for pair in words[1..].chunks_exact(2) {
