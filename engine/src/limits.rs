@@ -6,7 +6,7 @@ use torc_protocol::limits::SHARED_BYTES_MIN;
 pub const DATABASES_MAX: usize = 16;
 
 /// Commands that one batch parses before it executes: enough to hide memory latency, few enough to stay in cache.
-pub const BATCH_COMMANDS: usize = 256;
+pub const BATCH_COMMANDS: usize = 64;
 
 /// Commands of one session that wait for their replies: past it the session stops being read.
 pub const SESSION_OUTSTANDING_MAX: u64 = 4096;

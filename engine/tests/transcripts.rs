@@ -165,7 +165,7 @@ impl Player {
                 *wanted = &rest[end..];
                 match reply {
                     Reply::Error(got) => kind == "-" && got.trim_ascii_end() == unescape(rest[..end].trim_end()),
-                    Reply::Simple(got) => kind == "+" && got == rest[..end].as_bytes(),
+                    Reply::Simple(got) => kind == "+" && got == &rest.as_bytes()[..end],
                     _ => false,
                 }
             }

@@ -43,7 +43,7 @@ impl Options {
             clients: random.between(1, 6),
             delay_max: [0, 3, 20][random.below(3)],
             queue_capacity: random.between(1, 4),
-            big_bytes: [0, 20_000, 70_000][random.below(3)],
+            big_bytes: [0, 20_000, 70_000, 300_000][random.below(4)],
             disconnects: random.one_in(2),
             slow_readers: random.one_in(2),
             sleepy_shards: random.one_in(2),
