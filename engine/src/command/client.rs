@@ -109,7 +109,7 @@ fn info(home: &mut Home<'_>) -> Result {
 }
 
 fn list(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
-    let args = call.args;
+    let args = call.args();
     let mut all = true;
     match args.len() {
         2 => {}

@@ -67,10 +67,10 @@ fn get(home: &mut Home<'_>) -> Result {
 }
 
 fn set(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
-    if !call.args.len().is_multiple_of(2) {
+    if !call.args().len().is_multiple_of(2) {
         return Err(Error::Syntax);
     }
-    let words: Vec<&[u8]> = call.args.iter_from(2).collect();
+    let words: Vec<&[u8]> = call.args().iter_from(2).collect();
     let pairs: Vec<(&[u8], &[u8])> = words.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
     match owner.config.set_at_run_time(&pairs) {
         Ok(()) => reply.ok(),

@@ -55,17 +55,17 @@ fn decr(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Resu
 }
 
 fn incrby(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
-    let by = integer(call.args.get(2))?;
+    let by = integer(call.args().get(2))?;
     add(call, store, reply, by)
 }
 
 fn decrby(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
-    let by = integer(call.args.get(2))?.checked_neg().ok_or(Error::DecrementOverflow)?;
+    let by = integer(call.args().get(2))?.checked_neg().ok_or(Error::DecrementOverflow)?;
     add(call, store, reply, by)
 }
 
 fn add(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>, by: i64) -> Result {
-    let key = Key { db: call.db, hash: call.hash, bytes: call.args.get(1) };
+    let key = Key { db: call.db, hash: call.hash, bytes: call.args().get(1) };
     let old = match store.peek(key, call.now) {
         Some(entry) => read_decimal(entry.value().bytes()).ok_or(Error::NotAnInteger)?,
         None => 0,
@@ -78,9 +78,9 @@ fn add(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>, by: i64)
 }
 
 fn incrbyfloat(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
-    let key = Key { db: call.db, hash: call.hash, bytes: call.args.get(1) };
+    let key = Key { db: call.db, hash: call.hash, bytes: call.args().get(1) };
     let old = store.peek(key, call.now).map_or(&b"0"[..], |entry| entry.value().bytes());
-    let text = add_floats(old, call.args.get(2))?;
+    let text = add_floats(old, call.args().get(2))?;
     store.set(key, NewValue::from(text.as_bytes()), Expiry::Keep, call.now);
     reply.bulk(text.as_bytes());
     Ok(Outcome::Done)

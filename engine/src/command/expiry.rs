@@ -63,7 +63,7 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 fn key<'a>(call: &Call<'a>) -> Key<'a> {
-    Key { db: call.db, hash: call.hash, bytes: call.args.get(1) }
+    Key { db: call.db, hash: call.hash, bytes: call.args().get(1) }
 }
 
 fn expire(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
@@ -93,7 +93,7 @@ struct Conditions {
 
 fn conditions(call: &Call<'_>) -> std::result::Result<Conditions, Error> {
     let mut conditions = Conditions::default();
-    for (at, word) in call.args.iter_from(3).enumerate() {
+    for (at, word) in call.args().iter_from(3).enumerate() {
         match word {
             _ if word.eq_ignore_ascii_case(b"nx") => conditions.if_none = true,
             _ if word.eq_ignore_ascii_case(b"xx") => conditions.if_some = true,
@@ -113,7 +113,7 @@ fn conditions(call: &Call<'_>) -> std::result::Result<Conditions, Error> {
 
 fn set_expiry(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>, unit: TimeUnit) -> Result {
     let conditions = conditions(call)?;
-    let at = absolute_ms(integer(call.args.get(2))?, unit, call.now)?;
+    let at = absolute_ms(integer(call.args().get(2))?, unit, call.now)?;
     let Some(old) = store.peek(key(call), call.now).map(|entry| entry.expire_ms()) else {
         reply.integer(0);
         return Ok(Outcome::Done);

@@ -91,7 +91,7 @@ const KEYS_AHEAD: usize = 16;
 /// Visits the keys of `call`, `step` arguments apart, each with its index, asking for memory some keys ahead.
 pub(super) fn for_each_key(call: &Call<'_>, store: &Store, step: usize, mut visit: impl FnMut(Key<'_>, usize)) {
     let mut at = 1;
-    while at < call.args.len() {
+    while at < call.args().len() {
         let (keys, count) = prefetch_keys(call, store, at, step);
         for key in keys.iter().take(count) {
             visit(*key, at);
@@ -108,7 +108,7 @@ pub(super) fn for_each_key_mut(
     mut visit: impl FnMut(&mut Store, Key<'_>, usize),
 ) {
     let mut at = 1;
-    while at < call.args.len() {
+    while at < call.args().len() {
         let (keys, count) = prefetch_keys(call, store, at, step);
         for key in keys.iter().take(count) {
             visit(store, *key, at);
@@ -121,8 +121,8 @@ pub(super) fn for_each_key_mut(
 fn prefetch_keys<'a>(call: &Call<'a>, store: &Store, at: usize, step: usize) -> ([Key<'a>; KEYS_AHEAD], usize) {
     let mut keys = [Key { db: call.db, hash: 0, bytes: b"" }; KEYS_AHEAD];
     let mut count = 0;
-    while count < KEYS_AHEAD && at + count * step < call.args.len() {
-        keys[count] = store.key(call.db, call.args.get(at + count * step));
+    while count < KEYS_AHEAD && at + count * step < call.args().len() {
+        keys[count] = store.key(call.db, call.args().get(at + count * step));
         store.prefetch_bucket(call.db, keys[count].hash);
         count += 1;
     }
@@ -147,7 +147,7 @@ fn exists(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result
 }
 
 fn type_of(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result {
-    let key = Key { db: call.db, hash: call.hash, bytes: call.args.get(1) };
+    let key = Key { db: call.db, hash: call.hash, bytes: call.args().get(1) };
     reply.simple(if store.get(key, call.now).is_some() { "string" } else { "none" });
     Ok(Outcome::Done)
 }
@@ -160,9 +160,9 @@ fn dbsize(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -
 fn flush_option(call: &Call<'_>) -> std::result::Result<(), Error> {
     // Either way a database is emptied at once and its memory freed in slices.
     let known = |word: &[u8]| word.eq_ignore_ascii_case(b"async") || word.eq_ignore_ascii_case(b"sync");
-    match call.args.len() {
+    match call.args().len() {
         1 => Ok(()),
-        2 if known(call.args.get(1)) => Ok(()),
+        2 if known(call.args().get(1)) => Ok(()),
         _ => Err(Error::Syntax),
     }
 }

@@ -75,15 +75,15 @@ fn parse_cursor(text: &[u8]) -> std::result::Result<u64, Error> {
 }
 
 fn scan(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
-    let cursor = parse_cursor(call.args.get(1))?;
+    let cursor = parse_cursor(call.args().get(1))?;
     let (mut pattern, mut count, mut type_matches) = (None, DEFAULT_COUNT as i64, true);
     let mut at = 2;
-    while at < call.args.len() {
-        let word = call.args.get(at);
-        if at + 1 == call.args.len() {
+    while at < call.args().len() {
+        let word = call.args().get(at);
+        if at + 1 == call.args().len() {
             return Err(Error::Syntax);
         }
-        let value = call.args.get(at + 1);
+        let value = call.args().get(at + 1);
         if word.eq_ignore_ascii_case(b"match") {
             pattern = Some(value);
         } else if word.eq_ignore_ascii_case(b"count") {
@@ -128,7 +128,7 @@ fn scan(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> 
 }
 
 fn keys(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
-    let mut scan = KeysScan { pattern: call.args.get(1).to_vec(), ..KeysScan::default() };
+    let mut scan = KeysScan { pattern: call.args().get(1).to_vec(), ..KeysScan::default() };
     if scan.step(owner.store, call.db, call.now) {
         return Ok(Outcome::Wait(Wait::Keys(Box::new(scan))));
     }

@@ -100,7 +100,7 @@ pub(super) const ROWS: &[Row] = &[
 
 #[inline]
 fn key<'a>(call: &Call<'a>) -> Key<'a> {
-    Key { db: call.db, hash: call.hash, bytes: call.args.get(1) }
+    Key { db: call.db, hash: call.hash, bytes: call.args().get(1) }
 }
 
 #[inline]
@@ -139,7 +139,7 @@ struct SetOptions {
 
 fn set_options(call: &Call<'_>) -> std::result::Result<SetOptions, Error> {
     let mut options = SetOptions { expiry: Expiry::Never, if_absent: false, if_present: false, get: false };
-    let args = call.args;
+    let args = call.args();
     let mut at = 3;
     // The same option may come twice, the last time wins; options that contradict each other are an error.
     let mut expiry: Option<(TimeUnit, usize)> = None;
@@ -182,8 +182,8 @@ fn time_unit(word: &[u8]) -> Option<TimeUnit> {
 }
 
 fn set(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
-    let value = new_value(call.args, 2);
-    if call.args.len() == 3 {
+    let value = new_value(call.args(), 2);
+    if call.args().len() == 3 {
         store.set(key(call), value, Expiry::Never, call.now);
         reply.ok();
         return Ok(Outcome::Done);
@@ -213,7 +213,7 @@ fn set(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Resul
 fn setnx(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
     let absent = store.peek(key(call), call.now).is_none();
     if absent {
-        store.set(key(call), new_value(call.args, 2), Expiry::Never, call.now);
+        store.set(key(call), new_value(call.args(), 2), Expiry::Never, call.now);
     }
     reply.integer(absent as i64);
     Ok(Outcome::Done)
@@ -228,15 +228,15 @@ fn psetex(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Re
 }
 
 fn set_with_expiry(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>, unit: TimeUnit) -> Result {
-    let at = positive_expiry(call.args.get(2), unit, call.now)?;
-    store.set(key(call), new_value(call.args, 3), Expiry::At(at), call.now);
+    let at = positive_expiry(call.args().get(2), unit, call.now)?;
+    store.set(key(call), new_value(call.args(), 3), Expiry::At(at), call.now);
     reply.ok();
     Ok(Outcome::Done)
 }
 
 fn getset(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
     write_current(call, store, reply);
-    store.set(key(call), new_value(call.args, 2), Expiry::Never, call.now);
+    store.set(key(call), new_value(call.args(), 2), Expiry::Never, call.now);
     Ok(Outcome::Done)
 }
 
@@ -248,7 +248,7 @@ fn getdel(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Re
 }
 
 fn getex(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
-    let args = call.args;
+    let args = call.args();
     let unit = match args.len() {
         2 => None,
         3 if args.get(2).eq_ignore_ascii_case(b"persist") => None,
@@ -267,13 +267,13 @@ fn getex(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Res
 }
 
 fn append(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
-    let bytes = call.args.get(2);
+    let bytes = call.args().get(2);
     let len = store.peek(key(call), call.now).map_or(0, |entry| entry.value().bytes().len());
     check_length(call, len, bytes.len())?;
     let len = match len {
         0 => {
             // Also where the key is present and empty: its expiry stays.
-            store.set(key(call), new_value(call.args, 2), Expiry::Keep, call.now);
+            store.set(key(call), new_value(call.args(), 2), Expiry::Keep, call.now);
             bytes.len()
         }
         _ => store.write_at(key(call), len, bytes, call.now),
@@ -289,7 +289,7 @@ fn strlen(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result
 }
 
 fn getrange(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result {
-    let (start, end) = (integer(call.args.get(2))?, integer(call.args.get(3))?);
+    let (start, end) = (integer(call.args().get(2))?, integer(call.args().get(3))?);
     let Some(entry) = store.get(key(call), call.now) else {
         reply.bulk(b"");
         return Ok(Outcome::Done);
@@ -315,8 +315,8 @@ fn getrange(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Resu
 }
 
 fn setrange(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
-    let offset = integer(call.args.get(2))?;
-    let bytes = call.args.get(3);
+    let offset = integer(call.args().get(2))?;
+    let bytes = call.args().get(3);
     let offset = usize::try_from(offset).map_err(|_| Error::OffsetOutOfRange)?;
     let present = store.peek(key(call), call.now).map(|entry| entry.value().bytes().len());
     if bytes.is_empty() {
@@ -337,7 +337,7 @@ fn check_length(call: &Call<'_>, len: usize, more: usize) -> std::result::Result
 }
 
 fn mget(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result {
-    reply.array(call.args.len() - 1);
+    reply.array(call.args().len() - 1);
     super::keys::for_each_key(call, store, 1, |key, _| {
         write_value(store.get(key, call.now).map(|entry| entry.value()), reply);
     });
@@ -345,11 +345,11 @@ fn mget(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result {
 }
 
 fn mset(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
-    if call.args.len().is_multiple_of(2) {
+    if call.args().len().is_multiple_of(2) {
         return Err(Error::WrongArity);
     }
     super::keys::for_each_key_mut(call, store, 2, |store, key, at| {
-        store.set(key, new_value(call.args, at + 1), Expiry::Never, call.now);
+        store.set(key, new_value(call.args(), at + 1), Expiry::Never, call.now);
     });
     reply.ok();
     Ok(Outcome::Done)

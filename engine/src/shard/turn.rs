@@ -368,7 +368,9 @@ impl Shard {
         let first = operation.first_span as usize;
         let spans = &batch.spans[first..first + operation.span_count as usize];
         let call = Call {
-            args: Args::new(buffer, spans, &batch.shared),
+            buffer,
+            spans,
+            shared: &batch.shared,
             command: operation.command,
             db: operation.db,
             hash: operation.hash,
@@ -388,7 +390,7 @@ impl Shard {
                             return self.waiters.push(Waiter::new(operation, wait));
                         }
                         Err(error) => {
-                            let text = error.text(operation.command.row().name, call.args);
+                            let text = error.text(operation.command.row().name, call.args());
                             ReplyWriter::new(session.replies.rewind(mark), dialect).error(&text);
                         }
                     }
@@ -408,7 +410,7 @@ impl Shard {
                     }
                     Err(error) => {
                         frame.rewind_reply(mark);
-                        let text = error.text(operation.command.row().name, call.args);
+                        let text = error.text(operation.command.row().name, call.args());
                         ReplyWriter::new(&mut frame.body, dialect).error(&text);
                     }
                 }
@@ -448,7 +450,7 @@ impl Shard {
             }
             Err(error) => {
                 scratch.clear();
-                let text = error.text(operation.command.row().name, call.args);
+                let text = error.text(operation.command.row().name, call.args());
                 ReplyWriter::new(&mut scratch, dialect).error(&text);
             }
         }

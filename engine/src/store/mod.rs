@@ -117,7 +117,7 @@ impl Store {
     }
 
     /// The entry of a key, unless it is absent or expired; counted as a hit or a miss.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, key: Key<'_>, now: Millis) -> Option<EntryRef<'_>> {
         let found = self.peek(key, now);
         let counter = if found.is_some() { &self.hits } else { &self.misses };
@@ -126,7 +126,7 @@ impl Store {
     }
 
     /// As [`Store::get`], for commands that write: not counted.
-    #[inline]
+    #[inline(always)]
     pub fn peek(&self, key: Key<'_>, now: Millis) -> Option<EntryRef<'_>> {
         let table = &self.keyspaces[key.db as usize].table;
         let entry = table.entry(table.find(key.hash, key.bytes)?);
