@@ -85,6 +85,27 @@ impl<'a> Args<'a> {
         self.bytes_of(self.spans[index])
     }
 
+    /// An argument of at most seven bytes as a little-endian number, and its length: what a table of short words is
+    /// searched for. `None` if it is longer.
+    #[inline(always)]
+    pub fn word(&self, index: usize) -> Option<(u64, usize)> {
+        let span = self.spans[index];
+        let (start, len) = (span.start as usize, span.len as usize);
+        if len > 7 {
+            return None;
+        }
+        // Usually more bytes follow, and one load takes them all.
+        let bytes = match self.buffer[start..].first_chunk::<8>() {
+            Some(bytes) => *bytes,
+            None => {
+                let mut bytes = [0; 8];
+                bytes[..len].copy_from_slice(&self.buffer[start..start + len]);
+                bytes
+            }
+        };
+        Some((u64::from_le_bytes(bytes) & ((1 << (8 * len)) - 1), len))
+    }
+
     /// The refcounted value of argument `index`, if it was long enough to travel as one.
     #[inline]
     pub fn get_shared(&self, index: usize) -> Option<&'a Bytes> {

@@ -286,6 +286,12 @@ impl Command {
         TABLE.rows[self.0 as usize]
     }
 
+    /// What the gates ask.
+    #[inline(always)]
+    pub(crate) fn gate(self) -> &'static Gate {
+        &TABLE.gates[self.0 as usize]
+    }
+
     /// All commands, subcommands after their containers.
     pub fn all() -> impl Iterator<Item = Command> {
         (0..TABLE.len as u16).map(Command)
@@ -297,9 +303,22 @@ impl Command {
     }
 
     /// The command with a name, whatever its case; not subcommands.
-    #[inline(always)]
     pub fn lookup(name: &[u8]) -> Option<Command> {
-        let packed = pack_name(name);
+        Command::lookup_packed(pack_name(name), name)
+    }
+
+    /// The command that a request names.
+    #[inline(always)]
+    pub fn of(args: Args<'_>) -> Option<Command> {
+        match args.word(0) {
+            Some((word, len)) => Command::lookup_packed(fold_case(word) | (len as u64) << 56, b""),
+            None => Command::lookup(args.get(0)),
+        }
+    }
+
+    /// `name` is looked at only if it is longer than what `packed` holds.
+    #[inline(always)]
+    fn lookup_packed(packed: u64, name: &[u8]) -> Option<Command> {
         let mut at = hash_packed(packed) % INDEX_LEN;
         loop {
             let id = TABLE.index[at];
@@ -335,13 +354,43 @@ struct Table {
     index: [u16; INDEX_LEN],
     /// The names' packed forms.
     packed: [u64; ROWS_MAX],
+    /// What the gates ask of each row, side by side.
+    gates: [Gate; ROWS_MAX],
+}
+
+/// What every command is asked before it runs, from its row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gate {
+    /// Fewest and most arguments, the name included.
+    pub args_min: u32,
+    pub args_max: u32,
+    pub flags: u32,
+    /// Index of the key if it has exactly one and goes to its owner; 0 otherwise.
+    pub single_key: u16,
+    /// It has subcommands.
+    pub container: bool,
+}
+
+const fn gate(row: &Row) -> Gate {
+    Gate {
+        args_min: row.arity.unsigned_abs(),
+        args_max: if row.arity > 0 { row.arity as u32 } else { u32::MAX },
+        flags: row.flags,
+        single_key: if matches!(row.route, Route::Key) { row.keys.first as u16 } else { 0 },
+        container: !row.subcommands.is_empty(),
+    }
 }
 
 static TABLE: Table = build_table();
 
 const fn build_table() -> Table {
-    let mut table =
-        Table { rows: [&FAMILIES[0][0]; ROWS_MAX], len: 0, index: [NO_ROW; INDEX_LEN], packed: [0; ROWS_MAX] };
+    let mut table = Table {
+        rows: [&FAMILIES[0][0]; ROWS_MAX],
+        len: 0,
+        index: [NO_ROW; INDEX_LEN],
+        packed: [0; ROWS_MAX],
+        gates: [gate(&FAMILIES[0][0]); ROWS_MAX],
+    };
     let mut family = 0;
     while family < FAMILIES.len() {
         let mut at = 0;
@@ -349,6 +398,7 @@ const fn build_table() -> Table {
             let row = &FAMILIES[family][at];
             let packed = pack_name(row.name.as_bytes());
             table.packed[table.len] = packed;
+            table.gates[table.len] = gate(row);
             let mut place = hash_packed(packed) % INDEX_LEN;
             while table.index[place] != NO_ROW {
                 place = (place + 1) % INDEX_LEN;
@@ -359,6 +409,7 @@ const fn build_table() -> Table {
             let mut sub = 0;
             while sub < row.subcommands.len() {
                 table.rows[table.len] = &row.subcommands[sub];
+                table.gates[table.len] = gate(&row.subcommands[sub]);
                 table.len += 1;
                 sub += 1;
             }
@@ -370,20 +421,26 @@ const fn build_table() -> Table {
 }
 
 /// A name as one number: its first seven bytes in lower case and its length, so that the usual name is compared at once.
-/// Bit 5 is set where bit 6 is, which makes letters lower case; what else it changes is in no name.
 #[inline]
 const fn pack_name(name: &[u8]) -> u64 {
     let len = name.len() as u8;
     let word = match *name {
+        [] => 0,
+        [a] => a as u64,
+        [a, b] => u64::from_le_bytes([a, b, 0, 0, 0, 0, 0, 0]),
         [a, b, c] => u64::from_le_bytes([a, b, c, 0, 0, 0, 0, 0]),
         [a, b, c, d] => u64::from_le_bytes([a, b, c, d, 0, 0, 0, 0]),
         [a, b, c, d, e] => u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]),
         [a, b, c, d, e, f] => u64::from_le_bytes([a, b, c, d, e, f, 0, 0]),
         [a, b, c, d, e, f, g, ..] => u64::from_le_bytes([a, b, c, d, e, f, g, 0]),
-        // No command has so short a name.
-        _ => return 0,
     };
-    word | (word & 0x0040_4040_4040_4040) >> 1 | (len as u64) << 56
+    fold_case(word) | (len as u64) << 56
+}
+
+/// Sets bit 5 where bit 6 is set, which makes letters lower case; what else it changes is in no name.
+#[inline(always)]
+const fn fold_case(word: u64) -> u64 {
+    word | (word & 0x0040_4040_4040_4040) >> 1
 }
 
 const fn hash_packed(packed: u64) -> usize {

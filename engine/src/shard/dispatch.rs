@@ -23,10 +23,10 @@ pub(super) fn send_to_owner(
     route: KeyRoute,
     links: &mut Links,
     args: Args<'_>,
+    key: &[u8],
     mut operation: Operation,
     operations: &mut Vec<Operation>,
 ) {
-    let key = args.get(operation.command.row().keys.first);
     operation.hash = core.store.hash(key);
     let owner = route.owner(key);
     if owner == core.id {

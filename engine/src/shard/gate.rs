@@ -3,7 +3,7 @@
 
 use torc_protocol::args::Args;
 
-use crate::command::{Command, Error, Route, flag};
+use crate::command::{Command, Error, flag};
 use crate::session::Client;
 
 /// Bytes of a name, and of arguments together, that an error shows.
@@ -19,20 +19,20 @@ pub(super) enum Refusal {
 }
 
 /// The home gates: finds the command, or says why it is refused.
-#[inline]
+#[inline(always)]
 pub(super) fn pass_home(args: Args<'_>, client: &Client) -> Result<Command, Refusal> {
-    let Some(mut command) = Command::lookup(args.get(0)) else { return Err(unknown(args)) };
-    let mut row = command.row();
-    if !row.subcommands.is_empty() && args.len() > 1 {
+    let Some(mut command) = Command::of(args) else { return Err(unknown(args)) };
+    let mut gate = command.gate();
+    let count = args.len() as u32;
+    if gate.container && count > 1 {
         let Some(sub) = command.subcommand(args.get(1)) else { return Err(unknown_subcommand(command, args)) };
         command = sub;
-        row = sub.row();
+        gate = sub.gate();
     }
-    let count = args.len() as i32;
-    if row.arity > 0 && count != row.arity || count < -row.arity || row.route == Route::Container {
+    if count < gate.args_min || count > gate.args_max {
         return Err(refuse(command, Error::WrongArity, args));
     }
-    if !client.authenticated && row.flags & flag::NO_AUTH == 0 {
+    if !client.authenticated && gate.flags & flag::NO_AUTH == 0 {
         return Err(refuse(command, Error::NoAuth, args));
     }
     Ok(command)

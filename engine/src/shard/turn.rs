@@ -13,7 +13,7 @@ use torc_protocol::resp::request::{ProtocolError, Step};
 use super::gate::{self, Refusal};
 use super::waiters::Waiter;
 use super::{Core, Input, Shard};
-use crate::command::{Call, Command, Handler, Outcome, Owner, Result as CommandResult, Route, flag};
+use crate::command::{Call, Command, Handler, Outcome, Owner, Result as CommandResult, flag};
 use crate::id::{Millis, SessionId, ShardId};
 use crate::limits;
 use crate::machine::Machine;
@@ -301,7 +301,8 @@ impl Shard {
                 Ok(command) => command,
                 Err(refusal) => return Pause::Refused(refusal),
             };
-            if command.row().route != Route::Key {
+            let single_key = command.gate().single_key as usize;
+            if single_key == 0 {
                 return Pause::Other { command, source, first_span };
             }
             self.core.stats.counters.total_commands_processed += 1;
@@ -315,14 +316,9 @@ impl Shard {
                 hash: 0,
                 origin: Origin::Home(Target::Session { id, seq: session.replies.reserve() }),
             };
-            super::dispatch::send_to_owner(
-                &self.core,
-                self.route,
-                &mut self.links,
-                args,
-                operation,
-                &mut batch.operations,
-            );
+            let key = args.get(single_key);
+            let (links, operations) = (&mut self.links, &mut batch.operations);
+            super::dispatch::send_to_owner(&self.core, self.route, links, args, key, operation, operations);
         }
     }
 

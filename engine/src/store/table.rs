@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The eight tags of a bucket are compared with one instruction; only a slot whose tag is right is looked at, so a lookup
-//! that misses reads no entry but once in about 8000.
+//! that misses reads no entry but once in about 4000.
 //!
 //! A lookup reads the directory (8 bytes for about 600 keys, so it stays in cache), one bucket, and the entry: two
 //! misses in DRAM, and both can be prefetched. A bucket that is full spills into the next one of its segment; a lookup
@@ -138,6 +138,8 @@ pub struct Place {
 pub struct Table {
     directory: Vec<NonNull<Segment>>,
     depth: u32,
+    /// How far a hash, already shifted by one, is shifted further for its place in the directory (depth 0 is all the way).
+    shift: u32,
     len: usize,
     segments: usize,
 }
@@ -148,7 +150,7 @@ unsafe impl Send for Table {}
 impl Table {
     /// An empty table: no memory until the first insertion.
     pub fn new() -> Table {
-        Table { directory: Vec::new(), depth: 0, len: 0, segments: 0 }
+        Table { directory: Vec::new(), depth: 0, shift: 63, len: 0, segments: 0 }
     }
 
     /// Entries, expired ones included.
@@ -162,11 +164,14 @@ impl Table {
         self.directory.capacity() * 8 + self.segments * SEGMENT_BYTES
     }
 
-    #[inline]
+    #[inline(always)]
+    fn index_of(&self, hash: u64) -> usize {
+        (hash >> 1 >> self.shift) as usize
+    }
+
+    #[inline(always)]
     fn segment_of(&self, hash: u64) -> Option<NonNull<Segment>> {
-        // A shift by 64 is not a shift; depth 0 has one segment.
-        let index = if self.depth == 0 { 0 } else { (hash >> (64 - self.depth)) as usize };
-        self.directory.get(index).copied()
+        self.directory.get(self.index_of(hash)).copied()
     }
 
     /// Asks the processor for the bucket of `hash`.
@@ -303,6 +308,7 @@ impl Table {
         if depth == self.depth {
             self.directory = self.directory.iter().flat_map(|&segment| [segment, segment]).collect();
             self.depth += 1;
+            self.shift -= 1;
         }
         let addresses = old_segment.take_all();
         let mut new = Segment::new(depth + 1);
@@ -318,7 +324,7 @@ impl Table {
         });
         // The old segment filled an aligned run of the directory; its upper half is the new one's.
         let run = 1usize << (self.depth - depth);
-        let index = if self.depth == 0 { 0 } else { (hash >> (64 - self.depth)) as usize };
+        let index = self.index_of(hash);
         let start = index & !(run - 1);
         self.directory[start + run / 2..start + run].fill(new);
         true
@@ -530,8 +536,8 @@ fn bucket_of(hash: u64) -> usize {
 /// Sixteen bits of the hash, but never a value that says that a slot is free.
 #[inline]
 fn tag_of(hash: u64) -> u16 {
-    let tag = (hash >> BUCKET_BITS) as u16;
-    if tag <= TOMBSTONE { tag + 2 } else { tag }
+    // One bit is given up for it.
+    (hash >> BUCKET_BITS) as u16 | 2
 }
 
 fn pack(entry: Entry) -> u64 {
