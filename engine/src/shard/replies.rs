@@ -91,7 +91,7 @@ impl Replies {
     }
 
     /// Opens the reply with number `seq`; its bytes are written to the buffer given.
-    #[inline]
+    #[inline(always)]
     pub fn begin(&mut self, seq: u64, pool: &mut BufferPool) -> (&mut ReplyBuffer, Mark) {
         debug_assert!(self.due <= seq && seq < self.next);
         if self.output.bytes.capacity() == 0 {
@@ -112,14 +112,21 @@ impl Replies {
     }
 
     /// Closes a reply: it stays in the output if it is due, and goes to the stash if it is early.
-    #[inline]
+    #[inline(always)]
     pub fn end(&mut self, mark: Mark) {
+        if mark.seq == self.due && self.places.is_empty() {
+            self.due += 1;
+            return;
+        }
+        self.end_among_places(mark);
+    }
+
+    #[inline(never)]
+    fn end_among_places(&mut self, mark: Mark) {
         if mark.seq == self.due {
             self.due += 1;
-            if !self.places.is_empty() {
-                self.places.pop_front();
-                self.drain();
-            }
+            self.places.pop_front();
+            self.drain();
             return;
         }
         let place = if self.output.shared.len() > mark.shared_start {

@@ -129,6 +129,23 @@ impl RequestParser {
         limits: &RequestLimits,
     ) -> Result<Step, ProtocolError> {
         debug_assert!(input.len() < u32::MAX as usize);
+        let below_limits = limits.bulk_bytes_max >= SHORT_BYTES_MAX;
+        if self.unfinished.is_none() && below_limits && parse_short(input, position, spans) {
+            return Ok(Step::InPlace);
+        }
+        self.parse_any(input, position, spans, shared, limits)
+    }
+
+    /// [`RequestParser::parse`] of whatever is not short and whole.
+    #[inline(never)]
+    fn parse_any(
+        &mut self,
+        input: &[u8],
+        position: &mut usize,
+        spans: &mut Vec<Span>,
+        shared: &mut Vec<Bytes>,
+        limits: &RequestLimits,
+    ) -> Result<Step, ProtocolError> {
         if self.unfinished.is_some()
             && let Some(step) = self.resume(input, position, spans, shared, limits)?
         {
@@ -241,6 +258,63 @@ impl RequestParser {
         share_long(unquoted.as_deref().unwrap_or(input), &mut spans[spans_before..], shared);
         Ok(Some(unquoted.map_or(Step::InPlace, Step::Carried)))
     }
+}
+
+/// Most arguments that [`parse_short`] reads, and how long each may be.
+const SHORT_ARGS_MAX: usize = 4;
+const SHORT_BYTES_MAX: u64 = 999;
+
+const _: () = assert!(SHORT_ARGS_MAX <= ARGS_MAX_UNAUTHENTICATED);
+const _: () = assert!(SHORT_BYTES_MAX <= BULK_BYTES_MAX_UNAUTHENTICATED && SHORT_BYTES_MAX < SHARED_BYTES_MIN as u64);
+
+/// Reads the usual request: up to four arguments of up to 999 bytes, whole, with eight bytes to look at where each header
+/// begins. The caller knows that no limit is below that. False: nothing was done, it is not that simple.
+#[inline(always)]
+fn parse_short(input: &[u8], position: &mut usize, spans: &mut Vec<Span>) -> bool {
+    const CRLF: u64 = u16::from_le_bytes(*b"\r\n") as u64;
+    let Some(rest) = input.get(*position..) else { return false };
+    let Some(head) = rest.first_chunk::<4>() else { return false };
+    let head = u32::from_le_bytes(*head);
+    // `*`, a digit that is looked at next, and the end of the line.
+    if head & 0xffff_00ff != u32::from_le_bytes(*b"*\0\r\n") {
+        return false;
+    }
+    let count = (head >> 8 & 0xff).wrapping_sub(b'0' as u32) as usize;
+    if !(1..=SHORT_ARGS_MAX).contains(&count) {
+        return false;
+    }
+    let digit = |word: u64, at: u32| (word >> (8 * at) & 0xff).wrapping_sub(b'0' as u64);
+    let mut found = [Span::range(0, 0); SHORT_ARGS_MAX];
+    let mut at = 4;
+    for span in &mut found[..count] {
+        let Some(word) = rest.get(at..).and_then(|rest| rest.first_chunk::<8>()) else { return false };
+        let word = u64::from_le_bytes(*word);
+        let (one, two, three) = (digit(word, 1), digit(word, 2), digit(word, 3));
+        if word & 0xff != b'$' as u64 || one > 9 {
+            return false;
+        }
+        // A number of more than one digit that begins with 0 is an error, which the other path tells.
+        let (len, header_len) = if word >> 16 & 0xffff == CRLF {
+            (one, 4)
+        } else if word >> 24 & 0xffff == CRLF && two <= 9 && one != 0 {
+            (one * 10 + two, 5)
+        } else if word >> 32 & 0xffff == CRLF && two <= 9 && three <= 9 && one != 0 {
+            (one * 100 + two * 10 + three, 6)
+        } else {
+            return false;
+        };
+        at += header_len;
+        *span = Span::range(*position + at, len as usize);
+        at += len as usize + 2;
+    }
+    if at > rest.len() {
+        return false;
+    }
+    // All four with one copy of a known size, then without those that are none.
+    spans.extend_from_slice(&found);
+    spans.truncate(spans.len() - (SHORT_ARGS_MAX - count));
+    *position += at;
+    true
 }
 
 /// What [`parse_array`] found.
