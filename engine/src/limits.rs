@@ -15,6 +15,16 @@ pub const OUTPUT_PAUSE_BYTES: usize = 1 << 20;
 /// A paused session goes on below this.
 pub const OUTPUT_RESUME_BYTES: usize = OUTPUT_PAUSE_BYTES / 2;
 
+/// Values in one reply together: MGET refuses what would be longer.
+pub const REPLY_BYTES_MAX: usize = 1 << 30;
+/// Bytes of one frame: past it the replies of split commands become errors. Places in a frame are 32 bits wide.
+pub const FRAME_BYTES_MAX: usize = 2 << 30;
+/// A command about several keys with so many arguments, and each that is O(N), is alone: its session's next command waits
+/// until it is answered, so that what one client can ask for at once is bounded by its unsent output.
+pub const ALONE_ARGS_MIN: usize = 1024;
+/// Refcounted values in one session's output that are looked at when its memory is counted.
+pub const COUNTED_VALUES_MAX: usize = 64;
+
 /// Requests under way from one shard to one other: past it the shard reads no more commands from its clients.
 pub const CREDIT_REQUESTS: u32 = 16 * 1024;
 /// Bytes of requests under way from one shard to one other, likewise.
@@ -41,8 +51,12 @@ pub const EXPIRE_SLICE_ENTRIES: usize = 400;
 pub const EXPIRE_SLICES_PER_TICK: usize = 64;
 /// Entries that one slice of freeing takes.
 pub const FREE_SLICE_ENTRIES: usize = 500;
+/// Flushed tables that wait to be freed in slices; past it, and if it is one segment, a table is freed when it is flushed.
+pub const GARBAGE_TABLES_MAX: usize = 64;
 /// Keys that one slice of KEYS looks at.
 pub const KEYS_SLICE_ENTRIES: usize = 1000;
+/// Most keys that one page of SCAN looks at, whatever its COUNT says: COUNT is a hint.
+pub const SCAN_PAGE_ENTRIES_MAX: usize = 10_000;
 /// Tries of RANDOMKEY to meet a key that has not expired.
 pub const RANDOM_KEY_TRIES: usize = 100;
 /// Sessions that one tick looks at for idleness.

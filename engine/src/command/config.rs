@@ -80,6 +80,7 @@ fn set(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> R
 }
 
 fn resetstat(_: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
+    owner.store.reset_counters();
     owner.stats.reset();
     reply.ok();
     Ok(Outcome::Done)

@@ -50,10 +50,7 @@ pub(super) const ROWS: &[Row] = &[
 fn ping(home: &mut Home<'_>) -> Result {
     match home.args.len() {
         1 => home.writer().simple("PONG"),
-        2 => {
-            let text = home.args.get(1);
-            home.writer().bulk(text);
-        }
+        2 => return echo(home),
         _ => return Err(Error::WrongArity),
     }
     Ok(Outcome::Done)

@@ -15,6 +15,8 @@ pub enum Error {
     DecrementOverflow,
     OffsetOutOfRange,
     StringTooLong,
+    /// Not of Redis, which has no bound.
+    ReplyTooLong,
     InvalidExpire,
     InvalidCursor,
     DbIndexOutOfRange,
@@ -59,6 +61,7 @@ impl Error {
             Error::DecrementOverflow => "ERR decrement would overflow",
             Error::OffsetOutOfRange => "ERR offset is out of range",
             Error::StringTooLong => "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
+            Error::ReplyTooLong => "ERR the reply would be longer than Torc allows, ask for less at a time",
             Error::InvalidCursor => "ERR invalid cursor",
             Error::DbIndexOutOfRange => "ERR DB index is out of range",
             Error::NoAuth => "NOAUTH Authentication required.",

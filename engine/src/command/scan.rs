@@ -60,10 +60,14 @@ pub(crate) fn cursor_shard(cursor: &[u8], shards: usize) -> std::result::Result<
 pub(crate) fn wanted_count(args: Args<'_>) -> usize {
     let at = (2..args.len()).step_by(2).rev().find(|&at| args.get(at).eq_ignore_ascii_case(b"count"));
     let count = at.filter(|at| at + 1 < args.len()).and_then(|at| integer(args.get(at + 1)).ok());
-    count.map_or(DEFAULT_COUNT, |count| count.max(1) as usize)
+    count.map_or(DEFAULT_COUNT, |count| page_entries(count.max(1)))
 }
 
 const DEFAULT_COUNT: usize = 10;
+
+fn page_entries(count: i64) -> usize {
+    (count as usize).min(limits::SCAN_PAGE_ENTRIES_MAX)
+}
 
 fn parse_cursor(text: &[u8]) -> std::result::Result<u64, Error> {
     let text = std::str::from_utf8(text).map_err(|_| Error::InvalidCursor)?;
@@ -106,7 +110,7 @@ fn scan(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> 
     let known = cursor >> SCAN_POSITION_BITS == owner.id.0 as u64;
     let position = if known { cursor & ((1 << SCAN_POSITION_BITS) - 1) } else { 0 };
     let next = if cursor == 0 || known {
-        owner.store.scan(call.db, position, count as usize, call.now, |entry| {
+        owner.store.scan(call.db, position, page_entries(count), call.now, |entry| {
             if type_matches && pattern.is_none_or(|pattern| glob::matches(pattern, entry.key(), false)) {
                 ReplyWriter::new(&mut found, reply.dialect()).bulk(entry.key());
                 found_count += 1;
@@ -149,7 +153,8 @@ impl KeysScan {
     /// Looks at a slice of the keyspace. True if there is more.
     pub(crate) fn step(&mut self, store: &Store, db: u8, now: Millis) -> bool {
         self.position = store.scan(db, self.position, limits::KEYS_SLICE_ENTRIES, now, |entry| {
-            if glob::matches(&self.pattern, entry.key(), false) {
+            // `*` is no filter; as a pattern it would not match the empty key.
+            if self.pattern == b"*" || glob::matches(&self.pattern, entry.key(), false) {
                 ReplyWriter::new(&mut self.found, Default::default()).bulk(entry.key());
                 self.count += 1;
             }

@@ -5,6 +5,7 @@ use torc_protocol::resp::reply::ReplyWriter;
 
 use super::parse::{TimeUnit, integer, positive_expiry};
 use super::{ALL_KEYS, Call, Error, Handler, KEYS_AND_VALUES, Merge, ONE_KEY, Outcome, Result, Route, Row, flag};
+use crate::limits;
 use crate::store::{Expiry, Key, NewValue, Store, Value};
 
 const STRING_WRITE: u32 = flag::WRITE | flag::DENYOOM | flag::STRING;
@@ -338,10 +339,15 @@ fn check_length(call: &Call<'_>, len: usize, more: usize) -> std::result::Result
 
 fn mget(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result {
     reply.array(call.args().len() - 1);
+    let mut bytes = 0;
     super::keys::for_each_key(call, store, 1, |key, _| {
-        write_value(store.get(key, call.now).map(|entry| entry.value()), reply);
+        let value = store.get(key, call.now).map(|entry| entry.value());
+        bytes += value.map_or(0, |value| value.bytes().len());
+        if bytes <= limits::REPLY_BYTES_MAX {
+            write_value(value, reply);
+        }
     });
-    Ok(Outcome::Done)
+    if bytes > limits::REPLY_BYTES_MAX { Err(Error::ReplyTooLong) } else { Ok(Outcome::Done) }
 }
 
 fn mset(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {

@@ -23,6 +23,7 @@ impl Shard {
     pub(super) fn may_resume(&self, id: SessionId) -> bool {
         let Some(session) = self.sessions.get(id) else { return false };
         self.links.have_credit()
+            && (!session.alone || session.replies.outstanding() == 0)
             && session.replies.outstanding() <= limits::SESSION_OUTSTANDING_MAX / 2
             && session.replies.unsent_bytes() <= limits::OUTPUT_RESUME_BYTES
             && self.waiters.len() <= limits::WAITERS_MAX / 2
@@ -79,7 +80,7 @@ impl Shard {
                 self.over_soft_limit.push_back(id);
             }
             let since = *session.over_soft_limit_since.get_or_insert(now);
-            over |= now.0.saturating_sub(since.0) > limit.soft_s * 1000;
+            over |= now.0.saturating_sub(since.0) > limit.soft_s.saturating_mul(1000);
         } else {
             session.over_soft_limit_since = None;
         }

@@ -57,6 +57,12 @@ impl Shard {
         self.core.stats.counters.total_commands_processed += 1;
         match command.row().route {
             Route::Key => unreachable!("the parser's loop sends it to its owner"),
+            Route::Home if batch.is_about_shard() => {
+                // It may see what commands before it change: settings, and what is counted.
+                let (spans, shared) = (batch.spans[first_span..].to_vec(), batch.shared.clone());
+                self.execute(context, batch);
+                self.run_home(context, id, command, Args::new(bytes, &spans, &shared));
+            }
             Route::Home => self.run_home(context, id, command, args),
             Route::Keys(merge) => self.split_by_key(batch, id, command, merge, source, bytes, first_span),
             Route::All(merge) => self.send_to_all(batch, id, command, merge, source, bytes, first_span),

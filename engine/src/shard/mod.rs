@@ -247,6 +247,9 @@ impl Shard {
             self.buffer_bytes -= session.accounted_bytes as u64;
             self.core.stats.counters.connected_clients -= 1;
             self.recheck |= session.stalled;
+            if session.choked_since.is_some() {
+                self.choked.retain(|&choked| choked != id);
+            }
         }
     }
 
@@ -254,6 +257,8 @@ impl Shard {
     pub fn handle_sent(&mut self, id: SessionId, count: usize) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.replies.sent(count, &mut self.pool);
+        // Who reads a long reply is not idle.
+        session.client.last_active = session.client.last_active.max(self.timers.now);
         self.recheck |= session.stalled;
         self.core.stats.counters.total_net_output_bytes += count as u64;
         self.account(id);

@@ -84,10 +84,15 @@ impl Replies {
         self.output.bytes.len() + shared - self.sent + self.stash.len()
     }
 
-    /// Bytes of memory held: shared values, which belong to the store too, not included.
+    /// Bytes of memory held: shared values that belong to someone else too, the store most often, not included.
     #[inline]
     pub fn held_bytes(&self) -> usize {
-        self.output.bytes.capacity() + self.stash.capacity()
+        let copied = self.output.bytes.capacity() + self.stash.capacity();
+        if self.output.shared.is_empty() {
+            return copied;
+        }
+        let looked_at = self.output.shared.iter().take(limits::COUNTED_VALUES_MAX);
+        copied + looked_at.filter(|(_, value)| value.is_unique()).map(|(_, value)| value.len()).sum::<usize>()
     }
 
     /// Opens the reply with number `seq`; its bytes are written to the buffer given.

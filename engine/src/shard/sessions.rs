@@ -18,6 +18,8 @@ pub(crate) struct Session {
     pub listed: bool,
     /// Its commands wait: for replies to go out, for replies to come, or for credit.
     pub stalled: bool,
+    /// It waits until all its commands are answered.
+    pub alone: bool,
     /// The client has sent everything it will ever send.
     pub eof: bool,
     /// No more commands are read; close when the replies are out.
@@ -43,6 +45,7 @@ impl Session {
             backlog: Vec::new(),
             listed: false,
             stalled: false,
+            alone: false,
             eof: false,
             closing: false,
             killed: false,
@@ -56,7 +59,8 @@ impl Session {
     /// Bytes of memory that the session's buffers hold.
     #[inline]
     pub fn buffer_bytes(&self) -> usize {
-        self.backlog.capacity() + self.parser.held_bytes() + self.replies.held_bytes()
+        let names = self.client.name.capacity() + self.client.lib_name.capacity() + self.client.lib_version.capacity();
+        self.backlog.capacity() + self.parser.held_bytes() + self.replies.held_bytes() + names
     }
 }
 

@@ -6,6 +6,8 @@ use crate::limits;
 
 /// The shard's clockwork.
 pub(super) struct Timers {
+    /// When the last turn was.
+    pub now: Millis,
     next_tick: Millis,
     /// Slices of active expiry left in this tick.
     expire_slices: usize,
@@ -17,7 +19,7 @@ pub(super) struct Timers {
 
 impl Timers {
     pub fn new(now: Millis) -> Timers {
-        Timers { next_tick: now, expire_slices: 0, freeing: false, idle_slot: 0 }
+        Timers { now, next_tick: now, expire_slices: 0, freeing: false, idle_slot: 0 }
     }
 
     pub fn next_tick(&self) -> Millis {
@@ -33,6 +35,7 @@ impl Timers {
 impl Shard {
     /// Runs what is due, at most a slice of each.
     pub(super) fn run_timers(&mut self, now: Millis) {
+        self.timers.now = now;
         let interval = (1000 / u64::from(self.core.config.hz.max(1))).max(limits::TICK_MS_MIN);
         // Also when the clock was set back.
         let ticked = now >= self.timers.next_tick || self.timers.next_tick.0 - now.0 > interval;
@@ -50,7 +53,7 @@ impl Shard {
         debug_assert!(self.events.len() < limits::WAITERS_MAX || self.events.front() == Some(&Event::Shutdown));
     }
 
-    /// Closes clients that said nothing for `timeout` seconds; looks at some of them each time.
+    /// Closes clients that said nothing and read nothing for `timeout` seconds; looks at some of them each time.
     fn close_idle(&mut self, now: Millis) {
         let timeout_ms = self.core.config.timeout_s * 1000;
         if timeout_ms == 0 {

@@ -94,6 +94,13 @@ pub(super) struct Batch {
     pub part_spans: Vec<Span>,
 }
 
+impl Batch {
+    /// Whether a command about the shard itself waits in it.
+    pub fn is_about_shard(&self) -> bool {
+        self.operations.iter().any(|operation| matches!(operation.command.row().handler, Handler::Shard(_)))
+    }
+}
+
 impl Shard {
     /// Executes: what arrived for sessions, the frames, resumed sessions and due background slices.
     /// `buffers_others`: bytes of client buffers of all other shards together, as they last published them.
@@ -198,7 +205,7 @@ impl Shard {
                 continue;
             }
             let Some(session) = self.sessions.get_mut(id) else { continue };
-            session.stalled = false;
+            (session.stalled, session.alone) = (false, false);
             let bytes = Bytes::from(std::mem::take(&mut session.backlog));
             batch.owned.push(bytes.clone());
             let source = Source::Owned(batch.owned.len() as u32 - 1);
@@ -227,21 +234,27 @@ impl Shard {
             match self.parse_for_owners(batch, id, source, bytes, &mut position) {
                 Pause::Ended => return,
                 Pause::BatchFull => self.execute(context, batch),
-                Pause::Other { command, source, first_span } => match source {
-                    Source::Owned(index) => {
-                        let carried = batch.owned[index as usize].clone();
-                        self.dispatch(context, batch, id, command, source, &carried, first_span);
+                Pause::Other { command, source, first_span } => {
+                    let many = batch.spans.len() - first_span >= limits::ALONE_ARGS_MIN;
+                    match source {
+                        Source::Owned(index) => {
+                            let carried = batch.owned[index as usize].clone();
+                            self.dispatch(context, batch, id, command, source, &carried, first_span);
+                        }
+                        _ => self.dispatch(context, batch, id, command, source, bytes, first_span),
                     }
-                    _ => self.dispatch(context, batch, id, command, source, bytes, first_span),
-                },
+                    if many || command.gate().flags & flag::LINEAR != 0 {
+                        let Some(session) = self.sessions.get_mut(id) else { return };
+                        session.alone = true;
+                        // If it was refused, no reply will come that says that the session may go on.
+                        self.recheck |= session.replies.outstanding() == 0;
+                        return self.stall(id, &bytes[position..]);
+                    }
+                }
                 Pause::Refused(refusal) => self.refuse(id, refusal),
                 Pause::Stall => {
-                    let Some(session) = self.sessions.get_mut(id) else { return };
-                    session.stalled = true;
-                    session.backlog.extend_from_slice(&bytes[position..]);
-                    self.stalled.push_back(id);
                     self.recheck |= batch.operations.is_empty();
-                    return self.list(id);
+                    return self.stall(id, &bytes[position..]);
                 }
                 Pause::Broken(error) => {
                     if let Some(text) = error.reply_text() {
@@ -254,6 +267,15 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Keeps what a session sent until its next command may be read.
+    fn stall(&mut self, id: SessionId, rest: &[u8]) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.stalled = true;
+        session.backlog.extend_from_slice(rest);
+        self.stalled.push_back(id);
+        self.list(id);
     }
 
     /// The inner loop: parses requests and sends those for one key on their way, until something else is to be done. One
@@ -470,8 +492,13 @@ impl Shard {
             }
             Origin::Away { from, target, cost } => {
                 let frame = self.links.frame(from);
+                let too_long = frame.body.bytes.len() + reply.bytes.len() > limits::FRAME_BYTES_MAX;
                 let mark = frame.begin_reply(target, cost);
-                frame.body.append(reply);
+                match too_long {
+                    true => ReplyWriter::new(&mut frame.body, Dialect::Resp2)
+                        .error(b"ERR too many bytes of replies under way between two shards"),
+                    false => frame.body.append(reply),
+                }
                 frame.end_reply(mark);
             }
         }

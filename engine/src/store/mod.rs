@@ -281,11 +281,21 @@ impl Store {
         StoreCounters { hits: self.hits.get(), misses: self.misses.get(), ..self.counters }
     }
 
+    /// CONFIG RESETSTAT: everything counted but the changes goes back to zero.
+    pub fn reset_counters(&mut self) {
+        self.counters.expired = 0;
+        self.hits.set(0);
+        self.misses.set(0);
+    }
+
     /// Empties a database at once; its memory is freed in slices ([`Store::free_slice`]).
     pub fn clear(&mut self, db: u8) {
         let old = std::mem::take(&mut self.keyspaces[db as usize]);
         self.counters.changes += old.table.len() as u64;
-        self.garbage.push(old.table);
+        // A small table is freed here and now, or a client that fills and flushes fast would stay ahead of the slices.
+        if old.table.segments() > 1 && self.garbage.len() < limits::GARBAGE_TABLES_MAX {
+            self.garbage.push(old.table);
+        }
     }
 
     /// Frees a slice of what was cleared: about 50 µs of work. True if there is more.

@@ -159,6 +159,11 @@ impl Table {
         self.len
     }
 
+    /// Segments allocated.
+    pub fn segments(&self) -> usize {
+        self.segments
+    }
+
     /// Bytes of the table itself, entries not included.
     pub fn memory_bytes(&self) -> usize {
         self.directory.capacity() * 8 + self.segments * SEGMENT_BYTES

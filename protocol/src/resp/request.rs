@@ -284,14 +284,14 @@ fn parse_short(input: &[u8], position: &mut usize, spans: &mut Vec<Span>) -> boo
         return false;
     }
     let digit = |word: u64, at: u32| (word >> (8 * at) & 0xff).wrapping_sub(b'0' as u64);
-    let mut found = [Span::range(0, 0); SHORT_ARGS_MAX];
+    let spans_before = spans.len();
     let mut at = 4;
-    for span in &mut found[..count] {
-        let Some(word) = rest.get(at..).and_then(|rest| rest.first_chunk::<8>()) else { return false };
+    for _ in 0..count {
+        let Some(word) = rest.get(at..).and_then(|rest| rest.first_chunk::<8>()) else { break };
         let word = u64::from_le_bytes(*word);
         let (one, two, three) = (digit(word, 1), digit(word, 2), digit(word, 3));
         if word & 0xff != b'$' as u64 || one > 9 {
-            return false;
+            break;
         }
         // A number of more than one digit that begins with 0 is an error, which the other path tells.
         let (len, header_len) = if word >> 16 & 0xffff == CRLF {
@@ -301,18 +301,16 @@ fn parse_short(input: &[u8], position: &mut usize, spans: &mut Vec<Span>) -> boo
         } else if word >> 32 & 0xffff == CRLF && two <= 9 && three <= 9 && one != 0 {
             (one * 100 + two * 10 + three, 6)
         } else {
-            return false;
+            break;
         };
         at += header_len;
-        *span = Span::range(*position + at, len as usize);
+        spans.push(Span::range(*position + at, len as usize));
         at += len as usize + 2;
     }
-    if at > rest.len() {
+    if spans.len() - spans_before < count || at > rest.len() {
+        spans.truncate(spans_before);
         return false;
     }
-    // All four with one copy of a known size, then without those that are none.
-    spans.extend_from_slice(&found);
-    spans.truncate(spans.len() - (SHORT_ARGS_MAX - count));
     *position += at;
     true
 }
