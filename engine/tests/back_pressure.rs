@@ -5,8 +5,8 @@
 //! `torc_sim::Shards` plays the runtime; see `life_of_a_command.rs`.
 
 use torc_engine::limits::{
-    CHOKED_MS, CREDIT_BYTES, CREDIT_REQUESTS, KEYS_SLICE_ENTRIES, OUTPUT_PAUSE_BYTES, SESSION_OUTSTANDING_MAX,
-    WAITERS_MAX,
+    CHOKED_MS, CREDIT_BYTES, CREDIT_REQUESTS, KEYS_SLICE_ENTRIES, OUTPUT_PAUSE_BYTES, SCAN_PAGE_ENTRIES_MAX,
+    SESSION_OUTSTANDING_MAX, WAITERS_MAX,
 };
 use torc_engine::shard::Close;
 use torc_sim::{Connection, Shards, encode};
@@ -176,8 +176,11 @@ fn clients_that_wait_because_of_slow_commands_of_others_go_on_after_them() {
     let slow = shards.connect(1);
     with_many_keys(&mut shards, slow);
     let patient = shards.connect(0);
-    // Slow commands of a client of shard 1 fill the list of shard 0.
-    shards.feed(slow, &repeated(&["KEYS", "nothing"], WAITERS_MAX));
+    // Slow commands of clients of shard 1 fill the list of shard 0.
+    let slow: Vec<Connection> = (0..WAITERS_MAX).map(|_| shards.connect(1)).collect();
+    for client in &slow {
+        shards.feed(*client, &encode(&["KEYS", "nothing"]));
+    }
     let frame = shards.take_frame(1, 0).expect("KEYS on shard 0");
     shards.give_frame(1, 0, frame);
     shards.turn(0, &[]);
@@ -188,8 +191,112 @@ fn clients_that_wait_because_of_slow_commands_of_others_go_on_after_them() {
     shards.settle();
     got.extend_from_slice(&shards.read(patient, 100));
     assert_eq!(got, b"+PONG\r\n+PONG\r\n");
-    assert_eq!(read_all(&mut shards, slow), b"*0\r\n".repeat(WAITERS_MAX));
+    for client in slow {
+        assert_eq!(read_all(&mut shards, client), b"*0\r\n");
+    }
     shards.assert_at_rest();
+}
+
+#[test]
+fn what_follows_a_slow_command_waits_for_it() {
+    for shard_count in [1, 2] {
+        let mut shards = Shards::new(shard_count);
+        let client = shards.connect(0);
+        let count = with_many_keys(&mut shards, client);
+        // One KEYS at a time, however many were asked for, and none sees what comes after it.
+        let input = [repeated(&["KEYS", "many:*"], 200), encode(&["FLUSHALL"]), encode(&["KEYS", "*"])].concat();
+        shards.feed(client, &input);
+        shards.settle();
+        let held = shards.unread(client);
+        assert!(held < 2 * OUTPUT_PAUSE_BYTES, "{held} bytes are held");
+        let got = String::from_utf8(read_all(&mut shards, client)).expect("ASCII");
+        assert_eq!(got.matches("many:").count(), 200 * count);
+        assert!(got.ends_with("\r\n+OK\r\n*0\r\n"));
+        shards.assert_at_rest();
+    }
+}
+
+#[test]
+fn what_follows_a_scan_does_not_overtake_it() {
+    let mut shards = Shards::new(2);
+    let client = shards.connect(0);
+    shards.command(client, &["MSET", KEY_OF_0, "1", KEY_OF_1, "1"]);
+    let input = [encode(&["SCAN", "0"]), encode(&["DEL", KEY_OF_1]), encode(&["SET", "new", "1"])].concat();
+    let got = String::from_utf8(shards.exchange(client, &input)).expect("ASCII");
+    assert_eq!(got, "*2\r\n$1\r\n0\r\n*2\r\n$6\r\nuser:7\r\n$6\r\nuser:1\r\n:1\r\n+OK\r\n");
+    shards.assert_at_rest();
+}
+
+#[test]
+fn one_page_of_scan_is_bounded_whatever_its_count() {
+    let mut shards = Shards::new(2);
+    let client = shards.connect(0);
+    for part in 0..4 {
+        let pairs: Vec<String> =
+            (0..SCAN_PAGE_ENTRIES_MAX).flat_map(|number| [format!("{part}:{number}"), "1".to_owned()]).collect();
+        let mut words = vec!["MSET"];
+        words.extend(pairs.iter().map(String::as_str));
+        shards.command(client, &words);
+    }
+    let page = shards.command(client, &["SCAN", "0", "COUNT", "9223372036854775807"]);
+    assert!(page.matches("\r\n$").count() < 3 * SCAN_PAGE_ENTRIES_MAX);
+    assert!(!page.starts_with("*2\r\n$1\r\n0\r\n"), "there is more");
+}
+
+#[test]
+fn a_reply_that_would_be_too_long_is_refused() {
+    for keys in [&[KEY_OF_1][..], &[KEY_OF_0, KEY_OF_1]] {
+        let mut shards = Shards::new(2);
+        let client = shards.connect(0);
+        let value = "v".repeat(64 << 20);
+        for key in keys {
+            shards.command(client, &["SET", key, &value]);
+        }
+        let mut words = vec!["MGET"];
+        words.extend((0..keys.len() * 20).map(|number| keys[number % keys.len()]));
+        let reply = shards.command(client, &words);
+        assert!(reply.starts_with("-ERR the reply would be longer"), "{}", &reply[..50]);
+        assert_eq!(shards.command(client, &["PING"]), "+PONG\r\n");
+    }
+}
+
+#[test]
+fn everything_that_a_client_holds_alone_is_counted() {
+    let mut shards = Shards::new(1);
+    let client = shards.connect(0);
+    let text = "v".repeat(1 << 20);
+    shards.command(client, &["CLIENT", "SETNAME", &text]);
+    assert!(shards.shards[0].buffers_bytes() >= 1 << 20);
+    shards.command(client, &["RESET"]);
+    // A reply that nobody else holds.
+    for word in ["ECHO", "PING"] {
+        shards.feed(client, &encode(&[word, &text]));
+        let held = shards.shards[0].buffers_bytes();
+        assert!(held >= 1 << 20, "{held} bytes are counted");
+        assert!(held < 3 << 20, "{held}");
+        read_all(&mut shards, client);
+    }
+}
+
+#[test]
+fn settings_take_effect_between_pipelined_commands() {
+    for shard_count in [1, 2] {
+        let mut shards = Shards::new(shard_count);
+        let client = shards.connect(0);
+        let long = "x".repeat(20_000);
+        let input = [
+            encode(&["CONFIG", "SET", "timeout", "77"]),
+            encode(&["CONFIG", "GET", "timeout"]),
+            encode(&["SET", KEY_OF_0, "1"]),
+            encode(&["CONFIG", "SET", "timeout", "78"]),
+            encode(&["ECHO", &long]),
+            encode(&["GET", KEY_OF_0]),
+        ]
+        .concat();
+        let got = String::from_utf8(shards.exchange(client, &input)).expect("ASCII");
+        let wanted = format!("+OK\r\n*2\r\n$7\r\ntimeout\r\n$2\r\n77\r\n+OK\r\n+OK\r\n$20000\r\n{long}\r\n$1\r\n1\r\n");
+        assert!(got == wanted, "{}", &got[..100]);
+    }
 }
 
 /// A client with more unsent output than `bytes`.
@@ -296,6 +403,29 @@ fn a_client_that_says_nothing_for_too_long_is_closed() {
     }
     assert_eq!(shards.flow(idle).close, Close::Now);
     assert_eq!(shards.flow(busy).close, Close::No);
+}
+
+#[test]
+fn a_client_that_reads_a_long_reply_is_not_idle() {
+    let mut shards = Shards::with_settings(1, &[("timeout", &["10"])]);
+    let (reader, sleeper) = (shards.connect(0), shards.connect(0));
+    hold_output(&mut shards, reader, 500_000);
+    hold_output(&mut shards, sleeper, 500_000);
+    for _ in 0..12 {
+        shards.advance(1_000);
+        shards.read(reader, 10_000);
+    }
+    assert_eq!(shards.flow(reader).close, Close::No);
+    assert_eq!(shards.flow(sleeper).close, Close::Now);
+}
+
+#[test]
+fn a_soft_limit_that_never_ends_is_no_overflow() {
+    let limit: &[&str] = &["normal", "0", "1", "9223372036854775807"];
+    let mut shards = Shards::with_settings(1, &[("client-output-buffer-limit", limit)]);
+    let client = shards.connect(0);
+    assert_eq!(shards.command(client, &["PING"]), "+PONG\r\n");
+    assert_eq!(shards.flow(client).close, Close::No);
 }
 
 #[test]

@@ -31,6 +31,9 @@ pub const SEND_SLICES_MAX: usize = 64;
 /// Sends to one client in one turn; what is left goes out when the ring says the socket is writable.
 pub const SENDS_PER_TURN: usize = 8;
 
+/// For how many turns the output of a session is held back at most while more is on its way to it, and how long it may be.
+pub const HELD_BACK_TURNS: u64 = 4;
+pub const HELD_BACK_BYTES_MAX: usize = 16 * 1024;
 /// How long a shard looks for answers of its peers before it parks, when it waits for some.
 pub const SPIN_OUTSTANDING: Duration = Duration::from_micros(10);
 /// A parked shard looks at the clock at least this often, lest a step of the wall clock leave it asleep.

@@ -71,7 +71,11 @@ fn page_entries(count: i64) -> usize {
 
 fn parse_cursor(text: &[u8]) -> std::result::Result<u64, Error> {
     let text = std::str::from_utf8(text).map_err(|_| Error::InvalidCursor)?;
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    // Nothing at all is 0, as it is to C.
+    if text.is_empty() {
+        return Ok(0);
+    }
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits {
         return Err(Error::InvalidCursor);
     }

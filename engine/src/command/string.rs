@@ -250,17 +250,29 @@ fn getdel(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Re
 
 fn getex(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
     let args = call.args();
-    let unit = match args.len() {
-        2 => None,
-        3 if args.get(2).eq_ignore_ascii_case(b"persist") => None,
-        4 => Some(time_unit(args.get(2)).ok_or(Error::Syntax)?),
-        _ => return Err(Error::Syntax),
-    };
+    // As with SET, the same option may come twice.
+    let (mut persist, mut expiry, mut at) = (false, None, 2);
+    while at < args.len() {
+        let word = args.get(at);
+        if word.eq_ignore_ascii_case(b"persist") && expiry.is_none() {
+            persist = true;
+        } else if let Some(unit) = time_unit(word)
+            && expiry.is_none_or(|(other, _)| other == unit)
+            && !persist
+            && at + 1 < args.len()
+        {
+            expiry = Some((unit, at + 1));
+            at += 1;
+        } else {
+            return Err(Error::Syntax);
+        }
+        at += 1;
+    }
     // A key that is absent gives nil before the time is looked at, as in Redis.
     if !write_current(call, store, reply) {
         return Ok(Outcome::Done);
     }
-    let at = unit.map(|unit| positive_expiry(args.get(3), unit, call.now)).transpose()?;
+    let at = expiry.map(|(unit, at)| positive_expiry(args.get(at), unit, call.now)).transpose()?;
     if args.len() > 2 {
         store.set_expiry(key(call), at, call.now);
     }
@@ -339,7 +351,8 @@ fn check_length(call: &Call<'_>, len: usize, more: usize) -> std::result::Result
 
 fn mget(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result {
     reply.array(call.args().len() - 1);
-    let mut bytes = 0;
+    // What other replies hold counts too: of a frame, they are those of all clients of a shard.
+    let mut bytes = reply.buffered_bytes();
     super::keys::for_each_key(call, store, 1, |key, _| {
         let value = store.get(key, call.now).map(|entry| entry.value());
         bytes += value.map_or(0, |value| value.bytes().len());

@@ -258,7 +258,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.replies.sent(count, &mut self.pool);
         // Who reads a long reply is not idle.
-        session.client.last_active = session.client.last_active.max(self.timers.now);
+        session.client.last_active = self.timers.now;
         self.recheck |= session.stalled;
         self.core.stats.counters.total_net_output_bytes += count as u64;
         self.account(id);
@@ -285,6 +285,12 @@ impl Shard {
     pub fn output(&self, id: SessionId) -> (&ReplyBuffer, usize) {
         static NOTHING: ReplyBuffer = ReplyBuffer { bytes: Vec::new(), shared: Vec::new() };
         self.sessions.get(id).map_or((&NOTHING, 0), |session| session.replies.output())
+    }
+
+    /// Whether replies that belong behind the session's output are on their way from other shards. The runtime may hold a
+    /// short output back for a moment, so that one send carries all.
+    pub fn has_more_soon(&self, id: SessionId) -> bool {
+        self.sessions.get(id).is_some_and(|session| session.replies.outstanding() > 0)
     }
 
     /// What to do with the session's socket.

@@ -13,7 +13,7 @@ use torc_protocol::resp::request::{ProtocolError, Step};
 use super::gate::{self, Refusal};
 use super::waiters::Waiter;
 use super::{Core, Input, Shard};
-use crate::command::{Call, Command, Handler, Outcome, Owner, Result as CommandResult, flag};
+use crate::command::{Call, Command, Handler, Outcome, Owner, Result as CommandResult, Route, flag};
 use crate::id::{Millis, SessionId, ShardId};
 use crate::limits;
 use crate::machine::Machine;
@@ -243,7 +243,9 @@ impl Shard {
                         }
                         _ => self.dispatch(context, batch, id, command, source, bytes, first_span),
                     }
-                    if many || command.gate().flags & flag::LINEAR != 0 {
+                    // SCAN goes from shard to shard, and what comes after it must not overtake it.
+                    let wanders = command.row().route == Route::Cursor;
+                    if many || wanders || command.gate().flags & flag::LINEAR != 0 {
                         let Some(session) = self.sessions.get_mut(id) else { return };
                         session.alone = true;
                         // If it was refused, no reply will come that says that the session may go on.

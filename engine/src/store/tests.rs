@@ -36,6 +36,17 @@ fn growth_keeps_every_key() {
 }
 
 #[test]
+fn filling_and_flushing_fast_leaves_no_garbage() {
+    let mut store = store();
+    for _ in 0..1_000 {
+        store.set(store.key(0, b"key"), NewValue::from(&b"v"[..]), Expiry::Never, NOW);
+        store.clear(0);
+        store.clear(1);
+    }
+    assert!(!store.free_slice());
+}
+
+#[test]
 fn a_scan_meets_what_stays_while_the_table_grows_and_keys_go() {
     let mut store = store();
     let name = |i: u32| format!("stay:{i}");

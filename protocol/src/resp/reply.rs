@@ -103,6 +103,11 @@ impl<'a> ReplyWriter<'a> {
         self.dialect
     }
 
+    /// Bytes in the buffer, replies before this one and no shared values included.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffer.bytes.len()
+    }
+
     /// A writer over the same buffer, for a helper that writes part of the reply.
     pub fn reborrow(&mut self) -> ReplyWriter<'_> {
         ReplyWriter { buffer: self.buffer, dialect: self.dialect }

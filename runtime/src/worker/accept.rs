@@ -119,6 +119,7 @@ impl Worker {
                     session,
                     receive: Receive::Off,
                     waits_writable: false,
+                    held_back: false,
                     ended: false,
                 });
                 self.size_buffers();

@@ -32,6 +32,8 @@ pub struct Connection {
     pub waits_writable: bool,
     /// The client has closed its sending side.
     pub ended: bool,
+    /// Its output waits for more that is on its way from other shards.
+    pub held_back: bool,
 }
 
 impl Connection {
@@ -175,6 +177,7 @@ mod tests {
             session: SessionId { slot: 2, generation },
             receive: Receive::Off,
             waits_writable: false,
+            held_back: false,
             ended: false,
         };
         connections.insert(connection(1));
