@@ -370,7 +370,7 @@ impl Entry {
             self.put_shared(value.freeze());
             return None;
         }
-        if len <= self.header().value_room as usize {
+        if len <= self.header().value_room as usize && len <= SHARED_BYTES_MIN {
             // SAFETY: offset + bytes.len() <= len <= value_room, the gap likewise; bytes is not our own memory, because
             // self is borrowed exclusively.
             unsafe {
@@ -391,7 +391,8 @@ impl Entry {
             return Some(entry);
         }
         // Twice what is needed, so that a run of APPENDs costs a constant number of copies per byte (as sds does).
-        let mut entry = Entry::allocate(self.as_ref().key(), len * 2, self.as_ref().expire_ms());
+        let room = (len * 2).min(SHARED_BYTES_MIN);
+        let mut entry = Entry::allocate(self.as_ref().key(), room, self.as_ref().expire_ms());
         entry.put_inline(self.as_ref().value().bytes());
         let moved = entry.write_at(offset, bytes);
         debug_assert!(moved.is_none());
@@ -491,7 +492,7 @@ mod tests {
     fn writing_past_the_end_fills_with_zeros_and_moves_when_it_must() {
         let mut entry = Entry::new(b"k", NewValue::from(&b"ab"[..]), 9);
         let mut model = b"ab".to_vec();
-        for (offset, bytes) in [(0, &b"x"[..]), (5, b"yz"), (100, b"end"), (20_000, b"big"), (3, b"1234567890")] {
+        for (offset, bytes) in [(0, &b"x"[..]), (5, b"yz"), (100, b"end"), (9_000, b"half"), (17_000, b"more"), (20_000, b"big"), (3, b"1234567890")] {
             if let Some(moved) = entry.write_at(offset, bytes) {
                 entry = moved;
             }
@@ -500,6 +501,7 @@ mod tests {
             }
             model[offset..offset + bytes.len()].copy_from_slice(bytes);
             assert_eq!(entry.as_ref().value().bytes(), model);
+            assert_eq!(matches!(entry.as_ref().value(), Value::Shared(_)), model.len() > SHARED_BYTES_MIN);
             assert_eq!((entry.as_ref().key(), entry.as_ref().expire_ms()), (&b"k"[..], 9));
         }
     }
