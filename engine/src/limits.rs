@@ -19,8 +19,9 @@ pub const OUTPUT_RESUME_BYTES: usize = OUTPUT_PAUSE_BYTES / 2;
 pub const REPLY_BYTES_MAX: usize = 1 << 30;
 /// Bytes of one frame: past it the replies of split commands become errors. Places in a frame are 32 bits wide.
 pub const FRAME_BYTES_MAX: usize = 2 << 30;
-/// A command about several keys with so many arguments, SCAN, and each that is O(N), is alone: its session's next command waits
-/// until it is answered, so that what one client can ask for at once is bounded by its unsent output.
+/// When unanswered commands about several keys have so many arguments together, the session's next command waits until
+/// all are answered; so it does behind SCAN and each command that is O(N). What one client can ask for at once is bounded
+/// by this and its unsent output: values of 16 KiB each, the longest that are copied, make 32 MiB.
 pub const ALONE_ARGS_MIN: usize = 1024;
 /// Refcounted values in one session's output that are looked at when its memory is counted.
 pub const COUNTED_VALUES_MAX: usize = 64;

@@ -475,3 +475,18 @@ fn what_a_client_sent_before_it_closed_its_sending_side_is_answered() {
     assert_eq!(shards.flow(client).close, Close::Flush);
     assert_eq!(shards.read(client, 100), b"+OK\r\n$1\r\nx\r\n");
 }
+
+/// Many commands with some keys each are bounded as one with many keys is: what they ask for at once stays small.
+#[test]
+fn commands_about_several_keys_are_bounded_together() {
+    let mut shards = Shards::new(2);
+    let client = shards.connect(0);
+    let mut words = vec!["MGET"];
+    words.resize(512, KEY_OF_1);
+    shards.feed(client, &repeated(&words, 40));
+    let asked = shards.shards[0].outstanding();
+    assert_eq!(asked, 2, "commands of 512 arguments under way at once");
+    let replies = read_all(&mut shards, client);
+    assert_eq!(replies.len(), 40 * ("*511\r\n".len() + 511 * "$-1\r\n".len()));
+    shards.assert_at_rest();
+}

@@ -20,6 +20,8 @@ pub(crate) struct Session {
     pub stalled: bool,
     /// It waits until all its commands are answered.
     pub alone: bool,
+    /// Arguments of its commands about several keys, since it last had none unanswered.
+    pub args_outstanding: usize,
     /// The client has sent everything it will ever send.
     pub eof: bool,
     /// No more commands are read; close when the replies are out.
@@ -46,6 +48,7 @@ impl Session {
             listed: false,
             stalled: false,
             alone: false,
+            args_outstanding: 0,
             eof: false,
             closing: false,
             killed: false,

@@ -235,7 +235,11 @@ impl Shard {
                 Pause::Ended => return,
                 Pause::BatchFull => self.execute(context, batch),
                 Pause::Other { command, source, first_span } => {
-                    let many = batch.spans.len() - first_span >= limits::ALONE_ARGS_MIN;
+                    let Some(session) = self.sessions.get_mut(id) else { return };
+                    let args = batch.spans.len() - first_span;
+                    let before = if session.replies.outstanding() == 0 { 0 } else { session.args_outstanding };
+                    session.args_outstanding = before + args;
+                    let many = session.args_outstanding >= limits::ALONE_ARGS_MIN;
                     match source {
                         Source::Owned(index) => {
                             let carried = batch.owned[index as usize].clone();

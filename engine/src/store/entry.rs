@@ -492,7 +492,15 @@ mod tests {
     fn writing_past_the_end_fills_with_zeros_and_moves_when_it_must() {
         let mut entry = Entry::new(b"k", NewValue::from(&b"ab"[..]), 9);
         let mut model = b"ab".to_vec();
-        for (offset, bytes) in [(0, &b"x"[..]), (5, b"yz"), (100, b"end"), (9_000, b"half"), (17_000, b"more"), (20_000, b"big"), (3, b"1234567890")] {
+        for (offset, bytes) in [
+            (0, &b"x"[..]),
+            (5, b"yz"),
+            (100, b"end"),
+            (9_000, b"half"),
+            (17_000, b"more"),
+            (20_000, b"big"),
+            (3, b"1234567890"),
+        ] {
             if let Some(moved) = entry.write_at(offset, bytes) {
                 entry = moved;
             }
