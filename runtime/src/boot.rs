@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use thiserror::Error;
 use torc_engine::config::{Config, Wakeup};
@@ -29,9 +29,8 @@ use crate::machine::{HostMachine, Identity};
 use crate::mesh::{Parcel, Port, mesh};
 use crate::place::{self, PlaceError, Places};
 use crate::probe::{self, ProbeError, Report};
-use crate::ring::Ring;
 use crate::settings::Loaded;
-use crate::worker::{Bell, Census, Control, Door, Notice, Parts, Spin, Worker, event_descriptor};
+use crate::worker::{Bell, Census, Control, Door, Notice, Parts, Worker, event_descriptor};
 
 /// Why Torc does not start. One line each.
 #[derive(Debug, Error)]
@@ -54,7 +53,7 @@ pub enum BootError {
 
 /// Serves until told to stop.
 pub fn run(loaded: Loaded) -> Result<(), BootError> {
-    let Loaded { mut config, warnings, .. } = loaded;
+    let Loaded { mut config, file, warnings } = loaded;
     log::start(&config)?;
     warnings.iter().for_each(|warning| warn!("{warning}"));
 
@@ -67,8 +66,9 @@ pub fn run(loaded: Loaded) -> Result<(), BootError> {
 
     let (notices, noticed) = mpsc::channel();
     watch_signals(notices.clone()).map_err(|source| BootError::Machine { step: "handle signals", source })?;
-    let crew = Crew::start(&config, &places, doors, wake_by_ring, notices)?;
+    // After the port, lest a second start take the file of the first away; before anybody is served.
     let pid_file = PidFile::write(&config.pidfile)?;
+    let crew = Crew::start(&config, file, &places, doors, wake_by_ring, notices)?;
     announce(&config, &places, &addresses, &report, wake_by_ring);
 
     wait_for_end(&noticed);
@@ -148,13 +148,17 @@ fn allow_files(config: &mut Config, shards: usize) -> Result<(), BootError> {
     Ok(())
 }
 
-/// SIGTERM and SIGINT become notices. A second one ends the process at once.
+/// SIGTERM and SIGINT become notices. A second SIGINT ends the process at once. SIGHUP is nothing, as in Redis: who closes
+/// the terminal does not mean the server.
 fn watch_signals(notices: Sender<Notice>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let watch = move || {
         let mut asked = false;
         for signal in signals.forever() {
-            if std::mem::replace(&mut asked, true) {
+            if signal == SIGHUP {
+                continue;
+            }
+            if std::mem::replace(&mut asked, true) && signal == SIGINT {
                 fatal("a second signal while stopping");
             }
             // The main thread listens as long as the process lives.
@@ -191,7 +195,7 @@ struct Start {
     doors: Vec<Door>,
     census: Arc<Census>,
     wake_by_ring: bool,
-    spin: Spin,
+    spin_outstanding: Duration,
     control: Receiver<Control>,
     notices: Sender<Notice>,
     machine: HostMachine,
@@ -203,6 +207,7 @@ impl Crew {
     /// Starts a worker per place and returns when all of them serve.
     fn start(
         config: &Config,
+        config_file: String,
         places: &Places,
         doors: Vec<Vec<Door>>,
         wake_by_ring: bool,
@@ -211,12 +216,8 @@ impl Crew {
         let shards = places.cores.len();
         let census = Arc::new(Census::new(shards));
         let (seed, random) = randomness().map_err(|source| BootError::Machine { step: "get random bytes", source })?;
-        let identity = Arc::new(Identity::new(String::new(), random));
-        let always = Duration::from_micros(config.busy_poll_us.into());
-        let spin = match places.crowded {
-            true => Spin { outstanding: Duration::ZERO, always },
-            false => Spin { outstanding: SPIN_OUTSTANDING, always },
-        };
+        let identity = Arc::new(Identity::new(config_file, random));
+        let spin_outstanding = if places.crowded { Duration::ZERO } else { SPIN_OUTSTANDING };
 
         let (ready, made) = mpsc::channel();
         let (mut threads, mut controls, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
@@ -233,7 +234,7 @@ impl Crew {
                 doors,
                 census: census.clone(),
                 wake_by_ring,
-                spin,
+                spin_outstanding,
                 control: orders,
                 notices: notices.clone(),
                 machine: HostMachine::new(identity.clone(), census.clone()),
@@ -281,9 +282,7 @@ fn work(start: Start) {
     // Where panics unwind (debug builds), a worker's death must not leave a process that serves some of its keys.
     let _guard = AbortOnPanic;
     let ready = start.ready.clone();
-    let made = place::pin(start.core).map_err(BootError::from).and_then(|()| {
-        Ring::new().map_err(|source| BootError::Machine { step: "set up an io_uring for a shard", source })
-    });
+    let made = place::pin(start.core).map_err(BootError::from).and_then(|()| Ok(probe::make_ring()?));
     let ring = match made {
         Ok(ring) => ring,
         Err(error) => return drop(ready.send(Err(error))),
@@ -304,7 +303,7 @@ fn work(start: Start) {
         census: start.census,
         bells,
         wake_by_ring: start.wake_by_ring,
-        spin: start.spin,
+        spin_outstanding: start.spin_outstanding,
         control: start.control,
         notices: start.notices,
         machine: start.machine,
@@ -325,7 +324,7 @@ impl Drop for AbortOnPanic {
 }
 
 fn fatal(what: &str) -> ! {
-    eprintln!("torc: {what}");
+    log::complain(what);
     std::process::exit(1);
 }
 

@@ -7,7 +7,7 @@
 pub mod boot;
 pub mod limits;
 mod listen;
-mod log;
+pub mod log;
 pub mod machine;
 #[allow(unsafe_code)]
 pub mod mesh;

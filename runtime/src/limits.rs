@@ -22,7 +22,7 @@ pub const BUFFERS_PER_CONNECTION: usize = 2;
 pub const BUFFERS_UNASKED_MAX: u16 = 512;
 
 /// Parcels one shard can have under way to another.
-pub const MESH_PARCELS: usize = 1024;
+pub const MESH_PARCELS: usize = 256;
 /// Parcels a shard takes from one peer in one turn.
 pub const PARCELS_PER_TURN: usize = 256;
 

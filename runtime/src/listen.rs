@@ -1,7 +1,7 @@
 //! The listening sockets: one per bind address and shard, all on one port.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,18 +19,29 @@ const BIND_STEP: Duration = Duration::from_millis(5);
 pub enum ListenError {
     #[error("port {port} on {address} is in use by another process; choose another one with --port")]
     InUse { address: String, port: u16 },
-    #[error("binding port {port} on {address} is not permitted; ports below 1024 need CAP_NET_BIND_SERVICE")]
+    #[error(
+        "binding port {port} on {address} is not permitted; ports below 1024 need CAP_NET_BIND_SERVICE: \
+         sysctl -w net.ipv4.ip_unprivileged_port_start={port}, or choose another one with --port"
+    )]
     NotPermitted { address: String, port: u16 },
+    #[error(
+        "this machine has no address {address}; name one of those that `ip address` shows with --bind, or write -{address} if \
+         it may be missing"
+    )]
+    Unavailable { address: String },
+    #[error("--bind: {address} is served already by {other}; name it once")]
+    Twice { address: SocketAddr, other: SocketAddr },
     #[error("cannot listen on {address}, port {port}: {source}")]
     Other { address: String, port: u16, source: io::Error },
-    #[error("there is nothing to listen on: none of the bind addresses is available on this machine")]
+    #[error("there is nothing to listen on: --bind names no address that this machine has")]
     Nothing,
     #[error("port 0 leaves nothing to listen on")]
     NoPort,
 }
 
-/// A door per address for each of `shards` shards, and the addresses served. `bind` is as in Redis: an address that starts
-/// with `-` may be missing, `*` is every IPv4 address and `::*` every IPv6 address.
+/// Takes the port on every address of `bind`, for this process alone: a door per address for each of `shards` shards, and
+/// the addresses served. As in Redis an address that starts with `-` may be missing, `*` is every IPv4 address, `::*` every
+/// IPv6 address, and no address at all is nothing to listen on. A name stands for the first address it has.
 pub fn open(
     bind: &[String],
     port: u16,
@@ -42,8 +53,7 @@ pub fn open(
     }
     let mut doors: Vec<Vec<Door>> = (0..shards).map(|_| Vec::new()).collect();
     let mut served = Vec::new();
-    let everywhere = ["*".to_string(), "-::*".to_string()];
-    for name in if bind.is_empty() { &everywhere[..] } else { bind } {
+    for name in bind {
         let (optional, name) = match name.strip_prefix('-') {
             Some(name) => (true, name),
             None => (false, name.as_str()),
@@ -53,6 +63,7 @@ pub fn open(
             match source.kind() {
                 ErrorKind::AddrInUse => ListenError::InUse { address, port },
                 ErrorKind::PermissionDenied => ListenError::NotPermitted { address, port },
+                _ if is_unavailable(&source) => ListenError::Unavailable { address },
                 _ => ListenError::Other { address, port, source },
             }
         };
@@ -61,6 +72,9 @@ pub fn open(
             Err(_) if optional => continue,
             Err(error) => return Err(fail(error)),
         };
+        if let Some(&other) = served.iter().find(|other| overlap(**other, address)) {
+            return Err(ListenError::Twice { address, other });
+        }
         // SO_REUSEPORT would let a second process share the port in silence; so one without it has to fit in first.
         match bind_patiently(address) {
             Ok(alone) => drop(alone),
@@ -86,7 +100,17 @@ fn resolve(name: &str, port: u16) -> io::Result<SocketAddr> {
         name => name,
     };
     let none = || io::Error::new(ErrorKind::NotFound, "the name has no address");
-    (host, port).to_socket_addrs()?.next().ok_or_else(none)
+    let mut address = (host, port).to_socket_addrs()?.next().ok_or_else(none)?;
+    // IPv6 sockets serve IPv6 alone, so ::ffff:127.0.0.1 has to be an IPv4 one.
+    if let IpAddr::V4(ip) = address.ip().to_canonical() {
+        address.set_ip(ip.into());
+    }
+    Ok(address)
+}
+
+/// Whether two addresses of one port cannot both be bound.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4() && (a == b || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
 fn bind_patiently(address: SocketAddr) -> io::Result<Socket> {
@@ -162,7 +186,13 @@ mod tests {
     #[test]
     fn what_cannot_be_served_is_named() {
         let error = |bind: &[&str], port| open(&names(bind), port, 16, 1).err().unwrap().to_string();
-        assert!(error(&["192.0.2.1"], free_port()).starts_with("cannot listen on 192.0.2.1, port "));
+        assert!(error(&["192.0.2.1"], free_port()).starts_with("this machine has no address 192.0.2.1; name one"));
+        assert!(error(&["x y"], free_port()).starts_with("cannot listen on x y, port "));
+        assert!(error(&[], free_port()).starts_with("there is nothing to listen on"));
+        for twice in [["127.0.0.1", "127.0.0.1"], ["*", "127.0.0.1"], ["::ffff:127.0.0.1", "0.0.0.0"]] {
+            let error = error(&twice, free_port());
+            assert!(error.contains("is served already by"), "{twice:?}: {error}");
+        }
         assert!(error(&["-192.0.2.1"], free_port()).starts_with("there is nothing to listen on"));
         assert_eq!(error(&["127.0.0.1"], 0), "port 0 leaves nothing to listen on");
     }

@@ -1,7 +1,7 @@
 //! What Torc says about itself: to standard output, or to the log file. Nothing is logged per command or per connection.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::sync::Mutex;
 
 use thiserror::Error;
@@ -16,6 +16,12 @@ pub struct LogError {
     source: io::Error,
 }
 
+/// Says why the process ends, on standard error if anybody listens there.
+pub fn complain(what: impl std::fmt::Display) {
+    // `eprintln!` panics where nobody does.
+    let _ = writeln!(io::stderr(), "torc: {what}");
+}
+
 /// Sends log lines where the settings say. Once per process.
 pub fn start(config: &Config) -> Result<(), LogError> {
     let level = match config.loglevel {
@@ -24,7 +30,9 @@ pub fn start(config: &Config) -> Result<(), LogError> {
         LogLevel::Warning => LevelFilter::WARN,
         LogLevel::Nothing => LevelFilter::OFF,
     };
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false);
+    // A log that cannot be written (a closed pipe, a full disk) is lost. To complain about it on standard error would
+    // panic where that is the same closed pipe.
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_target(false).log_internal_errors(false);
     if config.logfile.is_empty() {
         let colours = io::IsTerminal::is_terminal(&io::stdout());
         builder.with_ansi(colours).init();

@@ -1,8 +1,9 @@
 //! The server `torc`.
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use torc_runtime::{boot, settings};
+use torc_runtime::{boot, log, settings};
 
 /// The allocator of the whole process.
 #[global_allocator]
@@ -12,7 +13,8 @@ fn main() -> ExitCode {
     let loaded = match settings::load(std::env::args_os()) {
         Ok(loaded) => loaded,
         Err(shown) if shown.exit_status() == 0 => {
-            println!("{shown}");
+            // Whoever asked may have stopped listening: `torc --help | head`.
+            let _ = writeln!(std::io::stdout(), "{shown}");
             return ExitCode::SUCCESS;
         }
         Err(error) => return fail(&error),
@@ -24,6 +26,6 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("torc: {error}");
+    log::complain(error);
     ExitCode::FAILURE
 }

@@ -14,13 +14,16 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::ring::{Completion, Key, Ring};
+use crate::ring::{Completion, Errno, Key, Ring};
 
 /// The oldest kernel with all that is needed (DEFER_TASKRUN came last).
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
 
 /// How long one probe may take before it counts as failed.
 const PROBE_MAX: Duration = Duration::from_secs(1);
+/// How long a ring that finds no memory is tried again.
+const MEMORY_MAX: Duration = Duration::from_millis(300);
+const MEMORY_STEP: Duration = Duration::from_millis(5);
 
 /// What the machine refuses.
 #[derive(Debug, Error)]
@@ -47,8 +50,8 @@ pub enum ProbeError {
     )]
     Seccomp,
     #[error(
-        "there is not enough memory for an io_uring (ENOMEM); the limit of locked memory may be too low: ulimit -l unlimited, \
-         or LimitMEMLOCK=infinity in the systemd unit"
+        "there is not enough memory for the io_urings (ENOMEM); each shard's counts as some 300 KiB of locked memory, and that \
+         limit may be too low: ulimit -l unlimited, or LimitMEMLOCK=infinity in the systemd unit, or fewer --cores"
     )]
     Memory,
     #[error(
@@ -83,7 +86,7 @@ pub struct Report {
 pub fn probe(dir: &Path) -> Result<Report, ProbeError> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     check_kernel(&release)?;
-    let mut ring = Ring::new().map_err(setup_error)?;
+    let mut ring = make_ring()?;
     check_receive(&mut ring)?;
     let dir_writable = check_sync(&mut ring, dir)?;
     let ring_wakes = check_wake(&mut ring)?;
@@ -97,6 +100,20 @@ fn check_kernel(release: &str) -> Result<(), ProbeError> {
         return Err(ProbeError::Kernel { release: release.to_string() });
     }
     Ok(())
+}
+
+/// A ring, or what refuses it. The locked memory of a ring that was closed is free some milliseconds later (the probe's own,
+/// or those of the process before this one), hence the patience.
+pub fn make_ring() -> Result<Ring, ProbeError> {
+    let deadline = Instant::now() + MEMORY_MAX;
+    loop {
+        match Ring::new() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && Instant::now() < deadline => {
+                thread::sleep(MEMORY_STEP);
+            }
+            result => return result.map_err(setup_error),
+        }
+    }
 }
 
 /// What the errno of io_uring_setup means here.
@@ -121,7 +138,11 @@ fn explain_setup(error: io::Error, disabled: u32) -> ProbeError {
 /// A multishot receive gives two texts in two buffers.
 fn check_receive(ring: &mut Ring) -> Result<(), ProbeError> {
     let step = "a receive";
-    let other = |source| ProbeError::Other { step, source };
+    // A ring was made, so it is io_uring_enter that is forbidden.
+    let other = |source: io::Error| match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => ProbeError::Seccomp,
+        _ => ProbeError::Other { step, source },
+    };
     let (mut client, server) = UnixStream::pair().map_err(other)?;
     let key = Key::new(1, 1);
     ring.receive_multishot(&server, key);
@@ -166,6 +187,8 @@ fn check_sync(ring: &mut Ring, dir: &Path) -> Result<bool, ProbeError> {
         // A busy disk may take its time.
         match next(ring, PROBE_MAX * 10).map_err(fail)? {
             Some(Completion::Written(Ok(4)) | Completion::Synced(Ok(()))) => {}
+            // A full disk hurts what keeps files, like a folder that is not ours.
+            Some(Completion::Written(Err(Errno(libc::ENOSPC | libc::EDQUOT)))) => return Ok(false),
             Some(Completion::Written(Err(error)) | Completion::Synced(Err(error))) => return Err(fail(error.into())),
             Some(_) => return Err(fail(io::Error::other("a short write"))),
             None => return Err(fail(io::ErrorKind::TimedOut.into())),
@@ -178,12 +201,12 @@ fn check_sync(ring: &mut Ring, dir: &Path) -> Result<bool, ProbeError> {
 fn check_wake(ring: &mut Ring) -> Result<bool, ProbeError> {
     let step = "a wake-up between rings";
     let (sender, receiver) = mpsc::channel();
-    let sleeper = thread::Builder::new().name("torc-probe".into()).spawn(move || -> io::Result<bool> {
-        let mut ring = Ring::new()?;
+    let sleeper = thread::Builder::new().name("torc-probe".into()).spawn(move || -> Result<bool, ProbeError> {
+        let mut ring = make_ring()?;
         // The receiver is gone only if the probe has failed already.
         let _ = sender.send(ring.descriptor());
         let start = Instant::now();
-        ring.wait(PROBE_MAX)?;
+        ring.wait(PROBE_MAX).map_err(|source| ProbeError::Other { step, source })?;
         // The message may be there although it woke nobody.
         let in_time = start.elapsed() < PROBE_MAX / 2;
         Ok(in_time && matches!(ring.next_completion(), Some(Completion::Woken)))
@@ -195,8 +218,7 @@ fn check_wake(ring: &mut Ring) -> Result<bool, ProbeError> {
         ring.wake(descriptor, 0);
         ring.submit().map_err(|source| ProbeError::Other { step, source })?;
     }
-    let result = sleeper.join().map_err(|_| ProbeError::Other { step, source: io::Error::other("a panic") })?;
-    result.map_err(setup_error)
+    sleeper.join().map_err(|_| ProbeError::Other { step, source: io::Error::other("a panic") })?
 }
 
 /// The next completion, if one comes in time.

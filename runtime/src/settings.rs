@@ -29,6 +29,8 @@ use torc_engine::glob;
 pub struct Loaded {
     /// `dir` is absolute, and a directory.
     pub config: Config,
+    /// Absolute path of the file that was read first; empty if none was.
+    pub file: String,
     /// To be logged.
     pub warnings: Vec<String>,
 }
@@ -111,6 +113,7 @@ fn load_with(args: impl Iterator<Item = OsString>, stdin: impl Read) -> Result<L
     })?;
 
     let mut reader = Reader { config: Config::default(), open: Vec::new(), files: 0 };
+    let mut file = String::new();
     if let Some(path) = matches.get_one::<OsString>(FILE_ARGUMENT) {
         if path == "-" {
             let path = Path::new("standard input");
@@ -118,6 +121,8 @@ fn load_with(args: impl Iterator<Item = OsString>, stdin: impl Read) -> Result<L
             reader.text(&text, path)?;
         } else {
             reader.file(Path::new(path))?;
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+            file = path.to_string_lossy().into_owned();
         }
     }
     for (name, text) in flags_in_order(&matches) {
@@ -137,7 +142,7 @@ fn load_with(args: impl Iterator<Item = OsString>, stdin: impl Read) -> Result<L
         let names = idle.join(", ");
         warnings.push(format!("accepted, but without effect in Torc: {names}"));
     }
-    Ok(Loaded { config, warnings })
+    Ok(Loaded { config, file, warnings })
 }
 
 /// Makes `--name=<quoted values>` of every flag and its values. Words before the first flag stay.
@@ -443,6 +448,7 @@ mod tests {
     fn nothing_given() {
         let loaded = load_flags(&[]).unwrap();
         assert!(loaded.warnings.is_empty());
+        assert_eq!(loaded.file, "");
         assert_eq!(loaded.config.port, 6379);
         assert!(Path::new(&loaded.config.dir).is_absolute());
     }
@@ -541,6 +547,7 @@ mod tests {
             ("d-1", "tcp-keepalive 1\nsave 1 1"),
         ]);
         let loaded = folder.load("torc.conf", "--timeout 6").unwrap();
+        assert_eq!(loaded.file, folder.0.join("torc.conf").to_str().unwrap());
         let config = &loaded.config;
         assert_eq!((config.port, config.maxclients, config.hz), (7000, 5, 20));
         assert_eq!(config.requirepass, b"pA s");
@@ -551,11 +558,11 @@ mod tests {
     #[test]
     fn errors_name_file_line_and_text() {
         let rows: &[(&str, &str)] = &[
-            ("port 1\nprot 2\n", "/a, line 2: unknown directive 'prot'\n>>> prot 2"),
-            ("port 1 \"", "/a, line 1: unbalanced quotes in configuration line\n>>> port 1 \""),
+            ("port 1\nprot 2\n", "/a:2: unknown directive 'prot'\n>>> prot 2"),
+            ("port 1 \"", "/a:1: unbalanced quotes in configuration line\n>>> port 1 \""),
             (
                 "\n\n  port x\r\n",
-                "/a, line 3: 'port x' is wrong: argument couldn't be parsed \
+                "/a:3: 'port x' is wrong: argument couldn't be parsed \
                 into an integer\n>>> port x",
             ),
             ("requirepass \"pw", "line\n>>> requirepass (hidden)"),
@@ -564,8 +571,8 @@ mod tests {
                 "'user (hidden)' is refused: Torc has no users yet; remove it\n>>> \
                 user (hidden)",
             ),
-            ("include", "/a, line 1: 'include' takes one path\n>>> include"),
-            ("hz 1\ninclude @/b", "/b, line 1: unknown directive 'wrong'\n>>> wrong line"),
+            ("include", "/a:1: 'include' takes one path\n>>> include"),
+            ("hz 1\ninclude @/b", "/b:1: unknown directive 'wrong'\n>>> wrong line"),
             ("include @/x*/y", "only the last part of an 'include' path may have wildcards"),
             ("\ninclude @/gone", "/gone': No such file or directory (os error 2)\n>>> include"),
             ("include @/circle", "files include each other in a circle: "),

@@ -3,11 +3,14 @@
 mod common;
 
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use common::client::{Client, encode};
-use common::server::{ConfigFile, Server, cores, free_port, run_refused};
+use common::server::{ConfigFile, Server, cores, free_port, run_refused, wait_until};
 use common::want::Want::{self, Bulk, Error, Int, Map, Nil, OneOf, Status};
 use common::{info, peer_is_redis, skip_on_redis};
 
@@ -50,9 +53,51 @@ fn stops_despite_a_slow_reader() {
         client.send_bytes(&encode(&[b"GET", b"a"]).repeat(64));
         Client::connect(server.address()).check("STRLEN a", &Int(1 << 20));
         server.signal(Signal::TERM);
+        // Whoever asks twice, as a process group and its leader's parent may, still gets an orderly end.
+        thread::sleep(Duration::from_millis(200));
+        server.signal(Signal::TERM);
         let (status, output) = server.wait_for_exit();
         assert!(status.success(), "{shards} shards: {status}\n{output}");
     }
+}
+
+/// A closed terminal is no reason to stop.
+#[test]
+fn a_hangup_is_ignored() {
+    let server = Server::start_sharded(1, &[]);
+    server.signal(Signal::HUP);
+    thread::sleep(Duration::from_millis(50));
+    Client::connect(server.address()).check("PING", &Status("PONG"));
+}
+
+/// `torc 2>&1 | head -1`: a log that nobody reads any more takes nothing down.
+#[test]
+fn a_log_that_nobody_reads() {
+    if skip_on_redis("its log is its own") {
+        return;
+    }
+    let port = free_port();
+    let closed = || {
+        let (reader, writer) = std::io::pipe().expect("descriptors are left");
+        drop(reader);
+        writer
+    };
+    let start = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_torc"));
+        command.args(arguments).stdout(closed()).stderr(closed()).current_dir(env!("CARGO_TARGET_TMPDIR"));
+        command.spawn().expect("the server binary can be started")
+    };
+    let mut server = start(&["--port", &port.to_string(), "--bind", "127.0.0.1", "--cores", &cores(1)]);
+    wait_until("the server listens", || {
+        assert_eq!(server.try_wait().expect("our child"), None, "the server ended at start");
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    Client::connect(([127, 0, 0, 1], port).into()).check("PING", &Status("PONG"));
+    kill_process(Pid::from_child(&server), Signal::TERM).expect("it runs");
+    assert!(server.wait().expect("our child").success());
+
+    assert_eq!(start(&["--help"]).wait().expect("our child").code(), Some(0));
+    assert_eq!(start(&["--no-such-flag"]).wait().expect("our child").code(), Some(1));
 }
 
 /// A port is free again as soon as its server has ended.
@@ -165,6 +210,8 @@ fn reads_a_configuration_file() {
         ("CONFIG GET maxclients", Map(&[("maxclients", Bulk("77"))])),
         ("CONFIG GET requirepass", Map(&[("requirepass", Bulk("two words"))])),
     ]);
+    let path = file.path.display().to_string();
+    assert_eq!(info::field(&mut client, "config_file"), Some(path));
     let limits = client.call_line("CONFIG GET client-output-buffer-limit");
     let limits = String::from_utf8(limits).expect("text");
     assert!(limits.contains("normal 1048576 524288 60"), "{limits}");
@@ -240,6 +287,7 @@ fn says_what_it_is() {
     let mut client = Client::connect(server.address());
     assert_eq!(info::field(&mut client, "redis_mode").as_deref(), Some("standalone"));
     assert_eq!(info::field(&mut client, "role").as_deref(), Some("master"));
+    assert_eq!(info::field(&mut client, "config_file").as_deref(), Some(""));
     if skip_on_redis("versions and shards of Torc") {
         return;
     }

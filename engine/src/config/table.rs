@@ -136,7 +136,7 @@ pub(super) static ROWS: &[Row] = &[
     row("loadmodule", Words, "", AtStart, OnlyOff { until: "Torc has no modules" }, "Load a module.").shown(InFilesOnly),
     row("locale-collate", Text, "", RunTime, WithoutEffect, "Locale that SORT compares by."),
     row("logfile", Text, "", AtStart, Applied(|config, value| config.logfile = value.text()), "File for the log; empty: standard output."),
-    row("loglevel", Enum(LOG_LEVELS), "notice", RunTime, Applied(|config, value| config.loglevel = log_level(value)), "Least important messages that are logged."),
+    row("loglevel", Enum(LOG_LEVELS), "notice", AtStart, Applied(|config, value| config.loglevel = log_level(value)), "Least important messages that are logged."),
     row("lua-enable-deprecated-api", Bool, "no", AtStart, WithoutEffect, "Old functions for scripts.").alias("lua-enable-insecure-api").shown(ByName),
     row("lua-replicate-commands", Bool, "yes", AtStart, WithoutEffect, "Accepted from old files.").shown(InFilesOnly),
     row("masterauth", Secret, "", RunTime, WithoutEffect, "Password for the primary."),

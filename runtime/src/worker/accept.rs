@@ -53,7 +53,8 @@ impl Worker {
     pub(super) fn accept_again(&mut self) {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             let Some(listener) = listener else { continue };
-            if listener.paused_until.is_some_and(|at| at <= self.now) {
+            // Also when the clock was set back.
+            if listener.paused_until.is_some_and(|at| at <= self.now || at.0 - self.now.0 > ACCEPT_PAUSE_MS) {
                 listener.paused_until = None;
                 self.parts.ring.accept_multishot(&listener.socket, index as u32);
             }

@@ -51,15 +51,6 @@ pub enum Notice {
     Signal(i32),
 }
 
-/// How a worker spends the time before it parks.
-#[derive(Clone, Copy, Debug)]
-pub struct Spin {
-    /// While answers of other shards are outstanding.
-    pub outstanding: Duration,
-    /// In any case (`busy-poll-us`).
-    pub always: Duration,
-}
-
 /// What a worker is made of.
 pub struct Parts {
     pub id: ShardId,
@@ -72,7 +63,8 @@ pub struct Parts {
     pub bells: Arc<Vec<Bell>>,
     /// Parked peers are woken by messages between rings; otherwise by event descriptors.
     pub wake_by_ring: bool,
-    pub spin: Spin,
+    /// How long to look for answers of other shards before parking; `busy-poll-us` is for all else.
+    pub spin_outstanding: Duration,
     pub control: Receiver<Control>,
     pub notices: Sender<Notice>,
     pub machine: HostMachine,
@@ -270,6 +262,7 @@ impl Worker {
         let ring = &mut self.parts.ring;
         ring.publish_buffers();
         let mut free = ring.buffers_free();
+        debug_assert_eq!(free, ring.buffers_active(), "between turns every buffer is with the kernel");
         while free > 0 {
             let Some(key) = self.starved.pop_front() else { break };
             let Some(connection) = self.connections.get_by_key(key) else { continue };
@@ -475,9 +468,9 @@ impl Worker {
 
     /// Looks for something to do for a short while, if that is likely or wanted. True: there is something.
     fn spin(&mut self) -> io::Result<bool> {
-        let mut time = self.parts.spin.always;
+        let mut time = Duration::from_micros(self.parts.shard.config().busy_poll_us.into());
         if self.parts.shard.outstanding() > 0 {
-            time = time.max(self.parts.spin.outstanding);
+            time = time.max(self.parts.spin_outstanding);
         }
         if time.is_zero() {
             return Ok(false);
