@@ -469,7 +469,7 @@ impl Worker {
     /// Looks for something to do for a short while, if that is likely or wanted. True: there is something.
     fn spin(&mut self) -> io::Result<bool> {
         let mut time = Duration::from_micros(self.parts.shard.config().busy_poll_us.into());
-        if self.parts.shard.outstanding() > 0 {
+        if (1..=SPIN_REQUESTS_MAX).contains(&self.parts.shard.outstanding()) {
             time = time.max(self.parts.spin_outstanding);
         }
         if time.is_zero() {
