@@ -1,6 +1,6 @@
 //! What a shard does by the clock: keys that expire unread, idle clients, memory given back in slices.
 
-use super::{Event, Shard};
+use super::Shard;
 use crate::id::{Millis, SessionId};
 use crate::limits;
 
@@ -50,7 +50,6 @@ impl Shard {
             self.timers.expire_slices = if more { self.timers.expire_slices - 1 } else { 0 };
         }
         self.timers.freeing = self.core.store.free_slice();
-        debug_assert!(self.events.len() < limits::WAITERS_MAX || self.events.front() == Some(&Event::Shutdown));
     }
 
     /// Closes clients that said nothing and read nothing for `timeout` seconds; looks at some of them each time.

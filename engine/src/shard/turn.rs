@@ -1,9 +1,8 @@
 //! The turn: everything that arrived, in batches that hide the latency of memory.
 //!
-//! A batch is filled by parsing: each command for a key of this shard is hashed and the bucket of its key asked for. When
-//! the batch is full, or nothing is left to parse, the entries are asked for, all of them, and then the commands are
-//! executed one after another. By then most of what they touch has arrived: on a table larger than the cache this halves
-//! the time of a command.
+//! A batch is filled by parsing: the key of each command for this shard is hashed. When the batch is full, or nothing is
+//! left to parse, the buckets of all its keys are asked for, then their entries, and then the commands are executed one
+//! after another. By then most of what they touch has arrived.
 
 use bytes::Bytes;
 use torc_protocol::args::{Args, Span};
