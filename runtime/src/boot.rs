@@ -111,28 +111,19 @@ fn choose_wakeup(wanted: Wakeup, report: &Report) -> bool {
     }
 }
 
-/// Raises the limit of open files to what `maxclients` needs, or lowers `maxclients` to what the limit allows.
+/// Raises the limit of open files as far as it goes, and fits `maxclients`, now and later, to it.
 fn allow_files(config: &mut Config, shards: usize) -> Result<(), BootError> {
     // A ring, an event descriptor and some listeners per shard.
     let reserved = (FILES_RESERVED + shards * 8) as u64;
     let wanted = config.maxclients as u64 + reserved;
     let limit = getrlimit(Resource::Nofile);
+    let raise = |current: Option<u64>, maximum: Option<u64>| setrlimit(Resource::Nofile, Rlimit { current, maximum });
     let unlimited = u64::MAX;
-    if limit.current.unwrap_or(unlimited) >= wanted {
-        return Ok(());
+    // Beyond the hard limit only with privileges.
+    if limit.maximum.unwrap_or(unlimited) >= wanted || raise(Some(wanted), Some(wanted)).is_err() {
+        // "Unlimited" may be refused: there is a limit per system (fs.nr_open).
+        let _ = raise(limit.maximum, limit.maximum).or_else(|_| raise(Some(wanted), limit.maximum));
     }
-    // Beyond the hard limit only with privileges; else up to it.
-    let raised = Rlimit { current: Some(wanted), maximum: Some(limit.maximum.unwrap_or(unlimited).max(wanted)) };
-    if limit.maximum.is_none_or(|maximum| maximum >= wanted) {
-        let within = Rlimit { current: Some(wanted), maximum: limit.maximum };
-        if setrlimit(Resource::Nofile, within).is_ok() {
-            return Ok(());
-        }
-    } else if setrlimit(Resource::Nofile, raised).is_ok() {
-        return Ok(());
-    }
-    let at_most = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let _ = setrlimit(Resource::Nofile, at_most);
     let have = getrlimit(Resource::Nofile).current.unwrap_or(unlimited);
     let clients = have.saturating_sub(reserved) as usize;
     if clients == 0 {
@@ -145,6 +136,7 @@ fn allow_files(config: &mut Config, shards: usize) -> Result<(), BootError> {
         );
         config.maxclients = clients;
     }
+    config.maxclients_ceiling = clients;
     Ok(())
 }
 

@@ -98,6 +98,8 @@ pub struct Config {
     /// Empty: clients need no password.
     pub requirepass: Vec<u8>,
     pub maxclients: usize,
+    /// Most that `maxclients` may become at run time: what the machine can serve. Not a parameter; the runtime knows it.
+    pub maxclients_ceiling: usize,
     /// Close a client that is silent for so long; 0: never.
     pub timeout_s: u64,
     /// 0: no keepalive probes.
@@ -293,6 +295,13 @@ impl Config {
                 },
             })?;
         }
+        if next.maxclients > self.maxclients_ceiling {
+            let problem = format!(
+                "The operating system is not able to handle the specified number of clients, try with {}",
+                self.maxclients_ceiling
+            );
+            return Err(SetError::Failed { name: "maxclients".to_owned(), problem });
+        }
         *self = next;
         Ok(())
     }
@@ -388,6 +397,7 @@ impl Default for Config {
             protected_mode: false,
             requirepass: Vec::new(),
             maxclients: 0,
+            maxclients_ceiling: usize::MAX,
             timeout_s: 0,
             tcp_keepalive_s: 0,
             tcp_backlog: 0,

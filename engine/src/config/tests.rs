@@ -363,6 +363,17 @@ fn config_set_is_all_or_nothing() {
 }
 
 #[test]
+fn maxclients_stays_within_what_the_machine_can_serve() {
+    let mut config = Config { maxclients_ceiling: 12_000, ..Config::default() };
+    let failed = config_set(&mut config, &[("hz", "50"), ("maxclients", "12001")]).unwrap_err();
+    let text = "The operating system is not able to handle the specified number of clients, try with 12000";
+    assert_eq!(failed, format!("ERR CONFIG SET failed (possibly related to argument 'maxclients') - {text}"));
+    assert_eq!((config.maxclients, config.hz), (10_000, 10));
+    assert_eq!(config_set(&mut config, &[("maxclients", "12000")]), Ok(()));
+    assert_eq!(config.maxclients, 12_000);
+}
+
+#[test]
 fn config_get() {
     let mut config = Config::default();
     config.set_at_run_time(&[(b"requirepass", b"s3cret\xff")]).unwrap();
