@@ -54,6 +54,8 @@ pub const EXPIRE_SLICES_PER_TICK: usize = 64;
 pub const FREE_SLICE_ENTRIES: usize = 500;
 /// Flushed tables that wait to be freed in slices; past it, and if it is one segment, a table is freed when it is flushed.
 pub const GARBAGE_TABLES_MAX: usize = 64;
+/// Values that are gone and that replies still hold: so many are looked at in one tick.
+pub const DETACHED_SLICE_VALUES: usize = 1000;
 /// Keys that one slice of KEYS looks at.
 pub const KEYS_SLICE_ENTRIES: usize = 1000;
 /// Most keys that one page of SCAN looks at, whatever its COUNT says: COUNT is a hint.

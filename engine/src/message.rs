@@ -48,6 +48,13 @@ pub(crate) struct RequestHead {
     pub cost: u32,
 }
 
+impl RequestHead {
+    /// A request that has no one key.
+    pub fn new(command: Command, db: u8, dialect: Dialect, target: Target) -> RequestHead {
+        RequestHead { command, db, dialect, hash: 0, target, cost: 0 }
+    }
+}
+
 /// A record read from a frame.
 pub(crate) enum Record {
     /// Its arguments' spans were pushed; they index the frame's bytes and the shared table given.

@@ -278,6 +278,78 @@ fn everything_that_a_client_holds_alone_is_counted() {
     }
 }
 
+/// A value that is overwritten or removed while clients wait to be sent it is memory of theirs, until they are gone.
+#[test]
+fn values_that_only_replies_hold_are_counted() {
+    let mut shards = Shards::with_settings(2, &[("maxmemory-clients", &["3mb"])]);
+    let (readers, writer) = ([shards.connect(0), shards.connect(1)], shards.connect(0));
+    let held = |shards: &Shards| shards.shards.iter().map(|shard| shard.buffers_bytes()).sum::<u64>();
+    let value = "v".repeat(1 << 20);
+    let ends: [&[&str]; 4] =
+        [&["SET", KEY_OF_0, "short"], &["DEL", KEY_OF_0], &["FLUSHALL"], &["APPEND", KEY_OF_0, "x"]];
+    for end in ends {
+        shards.command(writer, &["SET", KEY_OF_0, &value]);
+        for reader in readers {
+            shards.feed(reader, &encode(&["GET", KEY_OF_0]));
+        }
+        shards.settle();
+        let before = held(&shards);
+        assert!(before < 1 << 20, "{before} bytes are counted of a value that the store holds");
+        shards.command(writer, end);
+        let after = held(&shards);
+        assert!((1 << 20..2 << 20).contains(&after), "{after} bytes after {end:?}");
+        for reader in readers {
+            assert!(read_all(&mut shards, reader).len() > 1 << 20);
+        }
+        let wake = shards.shards[0].next_wake().expect("the value is to be let go of");
+        shards.advance(wake.0.saturating_sub(shards.now().0));
+        assert_eq!(held(&shards), 0, "after {end:?}");
+    }
+    // Many of them are too much: who holds one is not read, then closed, wherever it is connected.
+    let sleepers: Vec<Connection> = (0..4).map(|_| shards.connect(1)).collect();
+    for sleeper in &sleepers {
+        shards.command(writer, &["SET", KEY_OF_0, &value]);
+        shards.feed(*sleeper, &encode(&["GET", KEY_OF_0]));
+        shards.settle();
+        shards.command(writer, &["DEL", KEY_OF_0]);
+    }
+    shards.advance(1);
+    assert!(sleepers.iter().any(|sleeper| !shards.flow(*sleeper).read));
+    shards.advance(CHOKED_MS);
+    shards.advance(CHOKED_MS);
+    assert!(sleepers.iter().any(|sleeper| shards.flow(*sleeper).close == Close::Now));
+    assert!(readers.iter().chain([&writer]).all(|client| shards.flow(*client).read));
+}
+
+/// Two clients change one setting at the same moment, each on its own shard: in the end all shards hold the same.
+#[test]
+fn settings_are_the_same_on_all_shards_whoever_changes_them() {
+    for first in 0..3 {
+        let mut shards = Shards::new(3);
+        let clients = [shards.connect(0), shards.connect(1), shards.connect(2)];
+        for (client, timeout) in clients.iter().zip(["10", "20", "30"]) {
+            shards.feed(*client, &encode(&["CONFIG", "SET", "timeout", timeout]));
+        }
+        // What one of them sends arrives before anything else moves.
+        for to in 0..3 {
+            if let Some(frame) = shards.take_frame(first, to) {
+                shards.give_frame(first, to, frame);
+                shards.turn(to, &[]);
+            }
+        }
+        shards.settle();
+        let timeouts: Vec<u64> = shards.shards.iter().map(|shard| shard.config().timeout_s).collect();
+        assert!(timeouts.iter().all(|timeout| *timeout == timeouts[0]), "{timeouts:?}");
+        for client in clients {
+            assert_eq!(shards.read(client, 100), b"+OK\r\n");
+        }
+        // A change that is refused is refused once, and changes nothing anywhere.
+        let refused = shards.command(clients[2], &["CONFIG", "SET", "timeout", "no"]);
+        assert!(refused.starts_with("-ERR CONFIG SET failed"), "{refused}");
+        shards.assert_at_rest();
+    }
+}
+
 #[test]
 fn settings_take_effect_between_pipelined_commands() {
     for shard_count in [1, 2] {

@@ -31,7 +31,7 @@ pub(super) const ROWS: &[Row] = &[Row {
         },
         Row {
             summary: "Sets configuration parameters in-flight.",
-            ..row("config|set", -4, Route::All(Merge::Ok), Handler::Shard(set))
+            ..row("config|set", -4, Route::Ordered(Merge::Ok), Handler::Shard(set))
         },
         Row {
             summary: "Resets the server's statistics.",

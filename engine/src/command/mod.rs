@@ -128,6 +128,9 @@ pub enum Route {
     Keys(Merge),
     /// On every shard.
     All(Merge),
+    /// On shard 0 and, if it succeeds there, on every other shard in the order in which shard 0 executed it: two of them
+    /// at the same moment leave all shards alike.
+    Ordered(Merge),
     /// On the shard that the cursor in the first argument names, and on the next ones while keys are wanting.
     Cursor,
     /// Its subcommand tells.
@@ -477,7 +480,10 @@ mod tests {
                 Handler::Read(_) => assert!(row.flags & flag::READONLY != 0, "{}", row.name),
                 Handler::Write(_) => assert!(row.flags & flag::WRITE != 0, "{}", row.name),
                 Handler::Home(_) => assert_eq!(row.route, Route::Home, "{}", row.name),
-                Handler::Shard(_) => assert!(matches!(row.route, Route::All(_) | Route::Cursor), "{}", row.name),
+                Handler::Shard(_) => {
+                    let on_shards = matches!(row.route, Route::All(_) | Route::Ordered(_) | Route::Cursor);
+                    assert!(on_shards, "{}", row.name);
+                }
                 Handler::None => assert!(!row.subcommands.is_empty(), "{}", row.name),
             }
             assert!(!row.summary.is_empty() && !row.since.is_empty() && !row.complexity.is_empty(), "{}", row.name);

@@ -56,10 +56,9 @@ impl Shard {
             self.check_output(id, now);
         }
         let limit = self.core.config.maxmemory_clients;
-        let total = self.buffer_bytes + self.buffer_bytes_others;
-        // The shards that hold their share or more act, each on its own clients.
-        if total > limit && self.buffer_bytes >= limit / self.core.shards as u64 {
-            self.relieve(now);
+        let total = self.buffers_bytes() + self.buffer_bytes_others;
+        if total > limit {
+            self.relieve(now, limit / self.core.shards as u64);
         } else if total <= limit && !self.choked.is_empty() {
             self.release(now);
         }
@@ -101,11 +100,16 @@ impl Shard {
         }
     }
 
-    /// The biggest holder is not read any more; if that does not help for a while, it is closed.
+    /// The biggest holder is not read any more; if that does not help for a while, it is closed. The shards whose clients
+    /// hold their share or more act, each on its own clients. A value counts for everyone who waits to be sent it: it may
+    /// be gone from the store, and on another shard at that.
     #[cold]
-    fn relieve(&mut self, now: Millis) {
-        let alive = || self.sessions.iter().filter(|(_, session)| !session.killed && session.accounted_bytes > 0);
-        let bytes = |(_, session): &(SessionId, &Session)| session.accounted_bytes;
+    fn relieve(&mut self, now: Millis, share: u64) {
+        let alive = || self.sessions.iter().filter(|(_, session)| !session.killed && session.claimed_bytes() > 0);
+        let bytes = |(_, session): &(SessionId, &Session)| session.claimed_bytes();
+        if alive().map(|(_, session)| session.claimed_bytes() as u64).sum::<u64>() < share {
+            return;
+        }
         let Some((id, biggest)) = alive().max_by_key(bytes) else { return };
         let time_is_up = |since: Millis| now.0.saturating_sub(since.0) >= limits::CHOKED_MS;
         if biggest.choked_since.is_some_and(time_is_up) {
@@ -142,7 +146,7 @@ impl Shard {
     /// Whether limits need the clock: soft limits, and clients that are not read while the process holds too much.
     pub(super) fn buffers_need_timer(&self) -> bool {
         let limit = self.core.config.maxmemory_clients;
-        let full = self.buffer_bytes + self.buffer_bytes_others > limit / 10 * 8;
-        full || !self.choked.is_empty() || !self.over_soft_limit.is_empty()
+        let full = self.buffers_bytes() + self.buffer_bytes_others > limit / 10 * 8;
+        full || self.core.store.detached_bytes() > 0 || !self.choked.is_empty() || !self.over_soft_limit.is_empty()
     }
 }

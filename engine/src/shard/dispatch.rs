@@ -35,7 +35,7 @@ pub(super) fn send_to_owner(
     let Operation { command, db, dialect, hash, origin: Origin::Home(target), .. } = operation else {
         unreachable!("what is sent on is from here");
     };
-    links.send(owner, RequestHead { command, db, dialect, hash, target, cost: 0 }, args);
+    links.send(owner, RequestHead { hash, ..RequestHead::new(command, db, dialect, target) }, args);
 }
 
 impl Shard {
@@ -66,10 +66,11 @@ impl Shard {
             Route::Home => self.run_home(context, id, command, args),
             Route::Keys(merge) => self.split_by_key(batch, id, command, merge, source, bytes, first_span),
             Route::All(merge) => self.send_to_all(batch, id, command, merge, source, bytes, first_span),
+            Route::Ordered(_) => self.send_whole(batch, id, command, ShardId(0), source, bytes, first_span),
             Route::Cursor => match cursor_shard(args.get(1), self.core.shards) {
                 Ok(owner) => {
-                    let seq = session.replies.reserve();
-                    let mut fanout = Fanout::new(id, seq, session.client.dialect, Merge::Scan, 1);
+                    let origin = Origin::Home(Target::Session { id, seq: session.replies.reserve() });
+                    let mut fanout = Fanout::new(origin, session.client.dialect, Merge::Scan, 1);
                     fanout.words = args.iter_from(0).map(<[u8]>::to_vec).collect();
                     fanout.page.wanted = wanted_count(args);
                     fanout.page.db = session.client.db;
@@ -135,6 +136,29 @@ impl Shard {
         self.list(id);
     }
 
+    /// Sends a command to a shard: to the batch if it is this one, to that shard's frame if not. Its `span_count` spans are
+    /// the batch's from `first_span` on.
+    #[expect(clippy::too_many_arguments, reason = "what a command is made of, passed down once")]
+    fn send(
+        &mut self,
+        batch: &mut Batch,
+        to: ShardId,
+        head: RequestHead,
+        source: Source,
+        bytes: &[u8],
+        first_span: usize,
+        span_count: usize,
+    ) {
+        if to != self.core.id {
+            let spans = &batch.spans[first_span..first_span + span_count];
+            return self.links.send(to, head, Args::new(bytes, spans, &batch.shared));
+        }
+        let RequestHead { command, db, dialect, hash, target, .. } = head;
+        let (first_span, span_count) = (first_span as u32, span_count as u32);
+        let origin = Origin::Home(target);
+        batch.operations.push(Operation { command, db, dialect, source, first_span, span_count, hash, origin });
+    }
+
     /// A command for one shard with all its arguments.
     #[expect(clippy::too_many_arguments, reason = "what a command is made of, passed down once")]
     fn send_whole(
@@ -148,17 +172,10 @@ impl Shard {
         first_span: usize,
     ) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let seq = session.replies.reserve();
-        let target = Target::Session { id, seq };
-        let (db, dialect) = (session.client.db, session.client.dialect);
-        if owner != self.core.id {
-            let args = Args::new(bytes, &batch.spans[first_span..], &batch.shared);
-            return self.links.send(owner, RequestHead { command, db, dialect, hash: 0, target, cost: 0 }, args);
-        }
-        let span_count = (batch.spans.len() - first_span) as u32;
-        let origin = Origin::Home(target);
-        let first_span = first_span as u32;
-        batch.operations.push(Operation { command, db, dialect, source, first_span, span_count, hash: 0, origin });
+        let target = Target::Session { id, seq: session.replies.reserve() };
+        let head = RequestHead::new(command, session.client.db, session.client.dialect, target);
+        let span_count = batch.spans.len() - first_span;
+        self.send(batch, owner, head, source, bytes, first_span, span_count);
     }
 
     /// A command about every shard.
@@ -174,31 +191,32 @@ impl Shard {
         first_span: usize,
     ) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let seq = session.replies.reserve();
+        let origin = Origin::Home(Target::Session { id, seq: session.replies.reserve() });
         let (db, dialect) = (session.client.db, session.client.dialect);
-        let args = Args::new(bytes, &batch.spans[first_span..], &batch.shared);
-        let mut fanout = Fanout::new(id, seq, dialect, merge, self.core.shards);
+        let span_count = batch.spans.len() - first_span;
+        let mut fanout = Fanout::new(origin, dialect, merge, self.core.shards);
         if merge == Merge::Info {
+            let args = Args::new(bytes, &batch.spans[first_span..], &batch.shared);
             fanout.words = args.iter_from(1).map(<[u8]>::to_vec).collect();
         }
         let (fanout, generation) = self.fanouts.insert(fanout);
         for shard in 0..self.core.shards {
             let target = Target::Part { fanout, generation, part: shard as u32 };
-            if shard != self.core.id.index() {
-                let head = RequestHead { command, db, dialect, hash: 0, target, cost: 0 };
-                self.links.send(ShardId(shard as u16), head, args);
-                continue;
-            }
-            batch.operations.push(Operation {
-                command,
-                db,
-                dialect,
-                source,
-                first_span: first_span as u32,
-                span_count: args.len() as u32,
-                hash: 0,
-                origin: Origin::Home(target),
-            });
+            let head = RequestHead::new(command, db, dialect, target);
+            self.send(batch, ShardId(shard as u16), head, source, bytes, first_span, span_count);
+        }
+    }
+
+    /// A command that shard 0 has executed first, with success: now all others do, in the order in which it did. The
+    /// reply to `operation` is made of theirs.
+    pub(super) fn pass_on_to_others(&mut self, operation: &Operation, args: Args<'_>) {
+        let Operation { command, db, dialect, origin, .. } = *operation;
+        let Route::Ordered(merge) = command.row().route else { unreachable!("asked of ordered commands only") };
+        let others = 1..self.core.shards;
+        let (fanout, generation) = self.fanouts.insert(Fanout::new(origin, dialect, merge, others.len()));
+        for shard in others {
+            let target = Target::Part { fanout, generation, part: shard as u32 - 1 };
+            self.links.send(ShardId(shard as u16), RequestHead::new(command, db, dialect, target), args);
         }
     }
 
@@ -213,25 +231,13 @@ impl Shard {
             buffer.extend_from_slice(word);
         }
         let (fanout, generation) = self.fanouts.insert(fanout);
-        let target = Target::Part { fanout, generation, part: 0 };
-        if owner != self.core.id {
-            let head = RequestHead { command, db, dialect, hash: 0, target, cost: 0 };
-            return self.links.send(owner, head, Args::new(&buffer, &spans, &[]));
-        }
-        batch.owned.push(Bytes::from(buffer));
-        let first_span = batch.spans.len() as u32;
-        let span_count = spans.len() as u32;
+        let head = RequestHead::new(command, db, dialect, Target::Part { fanout, generation, part: 0 });
+        let (first_span, span_count) = (batch.spans.len(), spans.len());
         batch.spans.append(&mut spans);
-        batch.operations.push(Operation {
-            command,
-            db,
-            dialect,
-            source: Source::Owned(batch.owned.len() as u32 - 1),
-            first_span,
-            span_count,
-            hash: 0,
-            origin: Origin::Home(target),
-        });
+        let buffer = Bytes::from(buffer);
+        batch.owned.push(buffer.clone());
+        let source = Source::Owned(batch.owned.len() as u32 - 1);
+        self.send(batch, owner, head, source, &buffer, first_span, span_count);
     }
 
     /// Goes on with pages of SCAN that were not full when their shard's keys ended.
@@ -267,7 +273,7 @@ impl Shard {
             return self.send_whole(batch, id, command, ShardId(first_owner), source, bytes, first_span);
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let seq = session.replies.reserve();
+        let origin = Origin::Home(Target::Session { id, seq: session.replies.reserve() });
         let (db, dialect) = (session.client.db, session.client.dialect);
         // Shards that take part, in the order in which they appear; a key's part is its owner's place among them.
         let mut participants: Vec<u16> = Vec::new();
@@ -281,35 +287,20 @@ impl Shard {
             }
             order.push(*part);
         }
-        let mut fanout = Fanout::new(id, seq, dialect, merge, participants.len());
+        let mut fanout = Fanout::new(origin, dialect, merge, participants.len());
         fanout.order = order;
         let (fanout, generation) = self.fanouts.insert(fanout);
         for (part, &owner) in participants.iter().enumerate() {
-            let spans = &batch.spans[first_span..first_span + count];
-            batch.part_spans.clear();
-            batch.part_spans.extend_from_slice(&spans[..keys.first]);
-            let groups = spans[keys.first..].chunks_exact(keys.step).zip(&batch.owners);
-            let own = groups.filter(|&(_, &key_owner)| key_owner == owner).map(|(group, _)| group);
-            own.for_each(|group: &[Span]| batch.part_spans.extend_from_slice(group));
-            let target = Target::Part { fanout, generation, part: part as u32 };
-            if owner != self.core.id.0 {
-                let args = Args::new(bytes, &batch.part_spans, &batch.shared);
-                let head = RequestHead { command, db, dialect, hash: 0, target, cost: 0 };
-                self.links.send(ShardId(owner), head, args);
-                continue;
+            let part_first = batch.spans.len();
+            batch.spans.extend_from_within(first_span..first_span + keys.first);
+            for (group, _) in batch.owners.iter().enumerate().filter(|&(_, &key_owner)| key_owner == owner) {
+                let group_first = first_span + keys.first + group * keys.step;
+                batch.spans.extend_from_within(group_first..group_first + keys.step);
             }
-            let own_first = batch.spans.len() as u32;
-            batch.spans.extend_from_slice(&batch.part_spans);
-            batch.operations.push(Operation {
-                command,
-                db,
-                dialect,
-                source,
-                first_span: own_first,
-                span_count: batch.part_spans.len() as u32,
-                hash: 0,
-                origin: Origin::Home(target),
-            });
+            let part_count = batch.spans.len() - part_first;
+            let target = Target::Part { fanout, generation, part: part as u32 };
+            let head = RequestHead::new(command, db, dialect, target);
+            self.send(batch, ShardId(owner), head, source, bytes, part_first, part_count);
         }
     }
 
@@ -326,19 +317,16 @@ impl Shard {
         if fanout.next_scan(self.core.shards).is_some() {
             return self.scans.push(fanout);
         }
-        let Some(session) = self.sessions.get_mut(fanout.session) else { return };
-        let (buffer, mark) = session.replies.begin(fanout.seq, &mut self.pool);
+        let mut merged = ReplyBuffer::default();
         let config = &self.core.config;
-        fanout.write(buffer, self.core.random.next(), |counters, words| {
+        fanout.write(&mut merged, self.core.random.next(), |counters, words| {
             let mut stats = Stats::new();
             for shard in counters {
                 stats.add_encoded(shard);
             }
             format_info(words, &stats, &context.machine.facts(), config)
         });
-        session.replies.end(mark);
-        self.recheck |= session.stalled;
-        self.list(fanout.session);
+        self.finish(context, fanout.origin, &mut merged);
     }
 
     /// Brings the counters that are not counted but looked up up to date.
@@ -351,7 +339,7 @@ impl Shard {
         counters.keyspace_hits = store.hits;
         counters.keyspace_misses = store.misses;
         counters.dataset_bytes = core.store.memory_bytes() as u64;
-        counters.client_buffer_bytes = self.buffer_bytes;
+        counters.client_buffer_bytes = self.buffer_bytes + core.store.detached_bytes();
         counters.torc_forwarded_requests = self.links.forwarded;
         core.stats.databases.clear();
         core.stats.databases.extend((0..core.store.databases()).map(|db| DatabaseCounters {

@@ -8,14 +8,15 @@ use bytes::Bytes;
 use torc_protocol::resp::number::read_decimal;
 use torc_protocol::resp::reply::{Dialect, ReplyBuffer, ReplyWriter};
 
+use super::turn::Origin;
 use crate::command::{Merge, cursor_shard};
-use crate::id::{SessionId, ShardId};
+use crate::id::ShardId;
 
 /// A command that was split.
 #[derive(Debug)]
 pub(super) struct Fanout {
-    pub session: SessionId,
-    pub seq: u64,
+    /// Where the one reply goes.
+    pub origin: Origin,
     pub dialect: Dialect,
     pub merge: Merge,
     /// Of MGET: which part answers each key, in the order of the keys.
@@ -29,11 +30,10 @@ pub(super) struct Fanout {
 }
 
 impl Fanout {
-    pub fn new(session: SessionId, seq: u64, dialect: Dialect, merge: Merge, parts: usize) -> Fanout {
+    pub fn new(origin: Origin, dialect: Dialect, merge: Merge, parts: usize) -> Fanout {
         let parts_list = (0..parts).map(|_| ReplyBuffer::default()).collect();
         Fanout {
-            session,
-            seq,
+            origin,
             dialect,
             merge,
             order: Vec::new(),
@@ -254,11 +254,14 @@ impl<'a> Elements<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::SessionId;
+    use crate::message::Target;
 
     fn merged(merge: Merge, order: &[u16], parts: &[&[u8]]) -> String {
         let session = SessionId { slot: 0, generation: 0 };
+        let origin = Origin::Home(Target::Session { id: session, seq: 0 });
         let mut fanouts = Fanouts::default();
-        let mut fanout = Fanout::new(session, 0, Dialect::Resp2, merge, parts.len());
+        let mut fanout = Fanout::new(origin, Dialect::Resp2, merge, parts.len());
         fanout.order = order.to_vec();
         let (slot, generation) = fanouts.insert(fanout);
         let mut done = None;

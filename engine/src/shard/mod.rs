@@ -125,7 +125,7 @@ pub struct Shard {
     choked: VecDeque<SessionId>,
     events: VecDeque<Event>,
     connections: u64,
-    /// Bytes of all sessions' buffers, and of those of all other shards.
+    /// Bytes of all sessions' buffers, and [`Shard::buffers_bytes`] of all other shards together.
     buffer_bytes: u64,
     buffer_bytes_others: u64,
     stopping: bool,
@@ -349,9 +349,10 @@ impl Shard {
         self.links.outstanding()
     }
 
-    /// Bytes of this shard's client buffers (input, output, held replies), to be published to the others.
+    /// Bytes that clients make this shard hold (input, output, held replies, values that are gone but for a reply), to be
+    /// published to the others.
     pub fn buffers_bytes(&self) -> u64 {
-        self.buffer_bytes
+        self.buffer_bytes + self.core.store.detached_bytes()
     }
 
     /// When to take a turn even if nothing happens (timers: expiry, idle clients). None: no timer.

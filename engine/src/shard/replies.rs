@@ -95,6 +95,12 @@ impl Replies {
         copied + looked_at.filter(|(_, value)| value.is_unique()).map(|(_, value)| value.len()).sum::<usize>()
     }
 
+    /// Bytes of the values to be sent that someone else holds too.
+    pub fn held_with_others_bytes(&self) -> usize {
+        let shared = self.output.shared.iter().take(limits::COUNTED_VALUES_MAX);
+        shared.filter(|(_, value)| !value.is_unique()).map(|(_, value)| value.len()).sum()
+    }
+
     /// Opens the reply with number `seq`; its bytes are written to the buffer given.
     #[inline(always)]
     pub fn begin(&mut self, seq: u64, pool: &mut BufferPool) -> (&mut ReplyBuffer, Mark) {

@@ -59,11 +59,16 @@ impl Session {
         }
     }
 
-    /// Bytes of memory that the session's buffers hold.
+    /// Bytes of memory that the session's buffers hold, and nobody else.
     #[inline]
     pub fn buffer_bytes(&self) -> usize {
         let names = self.client.name.capacity() + self.client.lib_name.capacity() + self.client.lib_version.capacity();
         self.backlog.capacity() + self.parser.held_bytes() + self.replies.held_bytes() + names
+    }
+
+    /// The same with all values that wait to be sent, whoever else holds them.
+    pub fn claimed_bytes(&self) -> usize {
+        self.buffer_bytes() + self.replies.held_with_others_bytes()
     }
 }
 

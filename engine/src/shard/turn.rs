@@ -88,9 +88,8 @@ pub(super) struct Batch {
     pub frames: Vec<(ShardId, Frame)>,
     /// For commands that are not written straight to where their reply goes.
     pub scratch: ReplyBuffer,
-    /// For splitting: the owner of each key, and one part's spans.
+    /// For splitting: the owner of each key.
     pub owners: Vec<u16>,
-    pub part_spans: Vec<Span>,
 }
 
 impl Batch {
@@ -246,8 +245,8 @@ impl Shard {
                         }
                         _ => self.dispatch(context, batch, id, command, source, bytes, first_span),
                     }
-                    // SCAN goes from shard to shard, and what comes after it must not overtake it.
-                    let wanders = command.row().route == Route::Cursor;
+                    // These go from shard to shard, and what comes after them must not overtake them.
+                    let wanders = matches!(command.row().route, Route::Cursor | Route::Ordered(_));
                     if many || wanders || command.gate().flags & flag::LINEAR != 0 {
                         let Some(session) = self.sessions.get_mut(id) else { return };
                         session.alone = true;
@@ -477,7 +476,13 @@ impl Shard {
                 ReplyWriter::new(&mut scratch, dialect).error(&text);
             }
         }
-        self.finish(context, operation.origin, &mut scratch);
+        let failed = scratch.bytes.first() == Some(&b'-');
+        let leads = self.core.id == ShardId(0) && self.core.shards > 1;
+        if leads && !failed && matches!(operation.command.row().route, Route::Ordered(_)) {
+            self.pass_on_to_others(operation, call.args());
+        } else {
+            self.finish(context, operation.origin, &mut scratch);
+        }
         scratch.clear();
         batch.scratch = scratch;
     }
