@@ -23,10 +23,13 @@ pub const FRAME_BYTES_MAX: usize = 2 << 30;
 /// all are answered; so it does behind SCAN and each command that is O(N). What one client can ask for at once is bounded
 /// by this and its unsent output: values of 16 KiB each, the longest that are copied, make 32 MiB.
 pub const ALONE_ARGS_MIN: usize = 1024;
-/// Refcounted values in one session's output that are looked at when its memory is counted.
+/// Refcounted values in one session's output that are looked at when its memory is counted; the rest is taken to be like
+/// them. And sessions that one tick counts again because of such values.
 pub const COUNTED_VALUES_MAX: usize = 64;
+pub const COUNTED_SESSIONS_MAX: usize = 250;
 
-/// Requests under way from one shard to one other: past it the shard reads no more commands from its clients.
+/// Requests under way from one shard to one other: past it the shard reads no more commands from its clients. (Shard 0
+/// passes on what the others ask it to, `Route::Ordered`, without asking: at most what each of them may have under way.)
 pub const CREDIT_REQUESTS: u32 = 16 * 1024;
 /// Bytes of requests under way from one shard to one other, likewise.
 pub const CREDIT_BYTES: u64 = 16 << 20;
@@ -54,8 +57,6 @@ pub const EXPIRE_SLICES_PER_TICK: usize = 64;
 pub const FREE_SLICE_ENTRIES: usize = 500;
 /// Flushed tables that wait to be freed in slices; past it, and if it is one segment, a table is freed when it is flushed.
 pub const GARBAGE_TABLES_MAX: usize = 64;
-/// Values that are gone and that replies still hold: so many are looked at in one tick.
-pub const DETACHED_SLICE_VALUES: usize = 1000;
 /// Keys that one slice of KEYS looks at.
 pub const KEYS_SLICE_ENTRIES: usize = 1000;
 /// Most keys that one page of SCAN looks at, whatever its COUNT says: COUNT is a hint.

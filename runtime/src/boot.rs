@@ -111,18 +111,20 @@ fn choose_wakeup(wanted: Wakeup, report: &Report) -> bool {
     }
 }
 
-/// Raises the limit of open files as far as it goes, and fits `maxclients`, now and later, to it.
+/// Raises the limit of open files up to the hard limit, or beyond it if `maxclients` needs that and the process may, and
+/// fits `maxclients`, now and later, to it.
 fn allow_files(config: &mut Config, shards: usize) -> Result<(), BootError> {
     // A ring, an event descriptor and some listeners per shard.
     let reserved = (FILES_RESERVED + shards * 8) as u64;
     let wanted = config.maxclients as u64 + reserved;
-    let limit = getrlimit(Resource::Nofile);
-    let raise = |current: Option<u64>, maximum: Option<u64>| setrlimit(Resource::Nofile, Rlimit { current, maximum });
     let unlimited = u64::MAX;
-    // Beyond the hard limit only with privileges.
-    if limit.maximum.unwrap_or(unlimited) >= wanted || raise(Some(wanted), Some(wanted)).is_err() {
-        // "Unlimited" may be refused: there is a limit per system (fs.nr_open).
-        let _ = raise(limit.maximum, limit.maximum).or_else(|_| raise(Some(wanted), limit.maximum));
+    let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(unlimited);
+    let raise = |files: u64| setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) });
+    // A limit may be above what the system allows one process (fs.nr_open), and is refused then.
+    let system = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let most = hard.min(system.unwrap_or(unlimited));
+    if most >= wanted || raise(wanted).is_err() {
+        let _ = raise(most).or_else(|_| raise(wanted.min(most)));
     }
     let have = getrlimit(Resource::Nofile).current.unwrap_or(unlimited);
     let clients = have.saturating_sub(reserved) as usize;
@@ -134,7 +136,8 @@ fn allow_files(config: &mut Config, shards: usize) -> Result<(), BootError> {
             "maxclients lowered from {} to {clients}: the process may open {have} files; allow more with: ulimit -n {wanted}",
             config.maxclients
         );
-        config.maxclients = clients;
+        let lowered = config.set_at_start("maxclients", &[clients.to_string()]);
+        lowered.expect("a smaller number is as good as the one before");
     }
     config.maxclients_ceiling = clients;
     Ok(())

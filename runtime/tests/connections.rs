@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use common::client::{Client, bulk, encode};
 use common::server::{ConfigFile, Server, wait_until};
-use common::want::Want::{Bulk, Int, Map, Status};
+use common::want::Want::{Bulk, Int, Status};
 use common::{info, skip_on_redis};
 
 const MAXCLIENTS_REFUSAL: &[u8] = b"-ERR max number of clients reached\r\n";
@@ -62,13 +62,14 @@ fn raise_descriptor_limit(wanted: u64) -> bool {
 fn maxclients_is_bounded_by_the_files_that_may_be_opened() {
     let server = Server::start_sharded(2, &[]);
     let mut client = Client::connect(server.address());
+    let before = client.call_line("CONFIG GET maxclients");
     let text = String::from_utf8(client.call_line("CONFIG SET maxclients 4294967295")).expect("UTF-8");
     let (reason, ceiling) = text.trim_end().rsplit_once(' ').expect("words");
     assert!(
         reason.starts_with('-') && reason.ends_with("not able to handle the specified number of clients, try with"),
         "{text}"
     );
-    client.check("CONFIG GET maxclients", &Map(&[("maxclients", Bulk("10000"))]));
+    assert_eq!(client.call_line("CONFIG GET maxclients"), before);
     if !skip_on_redis("it says what holds now") {
         client.check(&format!("CONFIG SET maxclients {ceiling}"), &Status("OK"));
     }

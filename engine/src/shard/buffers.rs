@@ -36,6 +36,21 @@ impl Shard {
             let bytes = session.buffer_bytes();
             self.buffer_bytes = self.buffer_bytes + bytes as u64 - session.accounted_bytes as u64;
             session.accounted_bytes = bytes;
+            if session.replies.has_values() && !std::mem::replace(&mut session.has_values, true) {
+                self.with_values.push_back(id);
+            }
+        }
+    }
+
+    /// At each tick: what replies share with the store may have been overwritten or removed there, and is the session's
+    /// alone then. (What several sessions hold and the store does not is in nobody's sum.)
+    pub(super) fn count_values_again(&mut self) {
+        for _ in 0..self.with_values.len().min(limits::COUNTED_SESSIONS_MAX) {
+            let Some(id) = self.with_values.pop_front() else { break };
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            // The count puts it on the list again if it still has any.
+            session.has_values = false;
+            self.account(id);
         }
     }
 
@@ -56,9 +71,10 @@ impl Shard {
             self.check_output(id, now);
         }
         let limit = self.core.config.maxmemory_clients;
-        let total = self.buffers_bytes() + self.buffer_bytes_others;
-        if total > limit {
-            self.relieve(now, limit / self.core.shards as u64);
+        let total = self.buffer_bytes + self.buffer_bytes_others;
+        // The shards that hold their share or more act, each on its own clients.
+        if total > limit && self.buffer_bytes >= limit / self.core.shards as u64 {
+            self.relieve(now);
         } else if total <= limit && !self.choked.is_empty() {
             self.release(now);
         }
@@ -100,16 +116,11 @@ impl Shard {
         }
     }
 
-    /// The biggest holder is not read any more; if that does not help for a while, it is closed. The shards whose clients
-    /// hold their share or more act, each on its own clients. A value counts for everyone who waits to be sent it: it may
-    /// be gone from the store, and on another shard at that.
+    /// The biggest holder is not read any more; if that does not help for a while, it is closed.
     #[cold]
-    fn relieve(&mut self, now: Millis, share: u64) {
-        let alive = || self.sessions.iter().filter(|(_, session)| !session.killed && session.claimed_bytes() > 0);
-        let bytes = |(_, session): &(SessionId, &Session)| session.claimed_bytes();
-        if alive().map(|(_, session)| session.claimed_bytes() as u64).sum::<u64>() < share {
-            return;
-        }
+    fn relieve(&mut self, now: Millis) {
+        let alive = || self.sessions.iter().filter(|(_, session)| !session.killed && session.accounted_bytes > 0);
+        let bytes = |(_, session): &(SessionId, &Session)| session.accounted_bytes;
         let Some((id, biggest)) = alive().max_by_key(bytes) else { return };
         let time_is_up = |since: Millis| now.0.saturating_sub(since.0) >= limits::CHOKED_MS;
         if biggest.choked_since.is_some_and(time_is_up) {
@@ -146,7 +157,7 @@ impl Shard {
     /// Whether limits need the clock: soft limits, and clients that are not read while the process holds too much.
     pub(super) fn buffers_need_timer(&self) -> bool {
         let limit = self.core.config.maxmemory_clients;
-        let full = self.buffers_bytes() + self.buffer_bytes_others > limit / 10 * 8;
-        full || self.core.store.detached_bytes() > 0 || !self.choked.is_empty() || !self.over_soft_limit.is_empty()
+        let full = self.buffer_bytes + self.buffer_bytes_others > limit / 10 * 8;
+        full || !self.with_values.is_empty() || !self.choked.is_empty() || !self.over_soft_limit.is_empty()
     }
 }

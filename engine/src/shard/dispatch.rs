@@ -317,15 +317,26 @@ impl Shard {
         if fanout.next_scan(self.core.shards).is_some() {
             return self.scans.push(fanout);
         }
-        let mut merged = ReplyBuffer::default();
         let config = &self.core.config;
-        fanout.write(&mut merged, self.core.random.next(), |counters, words| {
+        let info = |counters: &[&[u8]], words: &[Vec<u8>]| {
             let mut stats = Stats::new();
             for shard in counters {
                 stats.add_encoded(shard);
             }
             format_info(words, &stats, &context.machine.facts(), config)
-        });
+        };
+        let random = self.core.random.next();
+        // Straight to the client's output: the parts may be long.
+        if let Origin::Home(Target::Session { id, seq }) = fanout.origin {
+            let Some(session) = self.sessions.get_mut(id) else { return };
+            let (buffer, mark) = session.replies.begin(seq, &mut self.pool);
+            fanout.write(buffer, random, info);
+            session.replies.end(mark);
+            self.recheck |= session.stalled;
+            return self.list(id);
+        }
+        let mut merged = ReplyBuffer::default();
+        fanout.write(&mut merged, random, info);
         self.finish(context, fanout.origin, &mut merged);
     }
 
@@ -339,7 +350,7 @@ impl Shard {
         counters.keyspace_hits = store.hits;
         counters.keyspace_misses = store.misses;
         counters.dataset_bytes = core.store.memory_bytes() as u64;
-        counters.client_buffer_bytes = self.buffer_bytes + core.store.detached_bytes();
+        counters.client_buffer_bytes = self.buffer_bytes;
         counters.torc_forwarded_requests = self.links.forwarded;
         core.stats.databases.clear();
         core.stats.databases.extend((0..core.store.databases()).map(|db| DatabaseCounters {

@@ -1,8 +1,8 @@
 //! What this shard has under way with each other shard: the frame of this turn, and the credit.
 //!
 //! A shard may have a bounded number of requests, and bytes of requests, under way to each other one. When the credit of
-//! any link is used up the shard stops reading commands from its clients until replies come back. Replies need no
-//! credit: there is never more of them than requests, so two shards that are both out of credit still answer each other.
+//! any link is used up the shard stops reading commands from its clients until replies come back. What shard 0 passes on for
+//! the others (`Route::Ordered`) is bounded by theirs. Replies need no credit: there is never more of them than requests, so two shards that are both out of credit still answer each other.
 
 use torc_protocol::args::Args;
 

@@ -121,11 +121,13 @@ pub struct Shard {
     recheck: bool,
     /// Sessions whose output is over the soft limit.
     over_soft_limit: VecDeque<SessionId>,
+    /// Sessions with refcounted values in their output, which may become theirs alone while nothing else happens to them.
+    with_values: VecDeque<SessionId>,
     /// Sessions that are not read because of the process's limit.
     choked: VecDeque<SessionId>,
     events: VecDeque<Event>,
     connections: u64,
-    /// Bytes of all sessions' buffers, and [`Shard::buffers_bytes`] of all other shards together.
+    /// Bytes of all sessions' buffers, and of those of all other shards.
     buffer_bytes: u64,
     buffer_bytes_others: u64,
     stopping: bool,
@@ -184,6 +186,7 @@ impl Shard {
             stalled: VecDeque::new(),
             recheck: false,
             over_soft_limit: VecDeque::new(),
+            with_values: VecDeque::new(),
             choked: VecDeque::new(),
             events: VecDeque::new(),
             connections: 0,
@@ -349,10 +352,9 @@ impl Shard {
         self.links.outstanding()
     }
 
-    /// Bytes that clients make this shard hold (input, output, held replies, values that are gone but for a reply), to be
-    /// published to the others.
+    /// Bytes of this shard's client buffers (input, output, held replies), to be published to the others.
     pub fn buffers_bytes(&self) -> u64 {
-        self.buffer_bytes + self.core.store.detached_bytes()
+        self.buffer_bytes
     }
 
     /// When to take a turn even if nothing happens (timers: expiry, idle clients). None: no timer.

@@ -24,6 +24,8 @@ use crate::limits;
 pub(crate) struct Replies {
     /// In order, ready to be sent.
     output: ReplyBuffer,
+    /// Bytes of the refcounted values in the output.
+    values_bytes: usize,
     /// How much of the output's logical stream has been sent.
     sent: usize,
     /// Number of the next reply for the output.
@@ -77,11 +79,13 @@ impl Replies {
     /// Bytes not sent yet, whatever was stashed included.
     #[inline]
     pub fn unsent_bytes(&self) -> usize {
-        let shared = match self.output.shared.is_empty() {
-            true => 0,
-            false => self.output.shared.iter().map(|(_, value)| value.len()).sum(),
-        };
-        self.output.bytes.len() + shared - self.sent + self.stash.len()
+        self.output.bytes.len() + self.values_bytes - self.sent + self.stash.len()
+    }
+
+    /// Whether there are refcounted values in the output.
+    #[inline]
+    pub fn has_values(&self) -> bool {
+        self.values_bytes > 0
     }
 
     /// Bytes of memory held: shared values that belong to someone else too, the store most often, not included.
@@ -91,14 +95,12 @@ impl Replies {
         if self.output.shared.is_empty() {
             return copied;
         }
-        let looked_at = self.output.shared.iter().take(limits::COUNTED_VALUES_MAX);
-        copied + looked_at.filter(|(_, value)| value.is_unique()).map(|(_, value)| value.len()).sum::<usize>()
-    }
-
-    /// Bytes of the values to be sent that someone else holds too.
-    pub fn held_with_others_bytes(&self) -> usize {
-        let shared = self.output.shared.iter().take(limits::COUNTED_VALUES_MAX);
-        shared.filter(|(_, value)| !value.is_unique()).map(|(_, value)| value.len()).sum()
+        let (mut seen, mut alone) = (0, 0);
+        for (_, value) in self.output.shared.iter().take(limits::COUNTED_VALUES_MAX) {
+            seen += value.len();
+            alone += if value.is_unique() { value.len() } else { 0 };
+        }
+        copied + (alone as u128 * self.values_bytes as u128 / seen.max(1) as u128) as usize
     }
 
     /// Opens the reply with number `seq`; its bytes are written to the buffer given.
@@ -125,11 +127,19 @@ impl Replies {
     /// Closes a reply: it stays in the output if it is due, and goes to the stash if it is early.
     #[inline(always)]
     pub fn end(&mut self, mark: Mark) {
+        if self.output.shared.len() > mark.shared_start {
+            self.count_values(mark.shared_start);
+        }
         if mark.seq == self.due && self.places.is_empty() {
             self.due += 1;
             return;
         }
         self.end_among_places(mark);
+    }
+
+    /// Adds the output's values from this one on to their sum.
+    fn count_values(&mut self, first: usize) {
+        self.values_bytes += self.output.shared[first..].iter().map(|(_, value)| value.len()).sum::<usize>();
     }
 
     #[inline(never)]
@@ -141,7 +151,9 @@ impl Replies {
             return;
         }
         let place = if self.output.shared.len() > mark.shared_start {
-            Place::Spliced(Box::new(self.output.split_off(mark.start, mark.shared_start)))
+            let early = self.output.split_off(mark.start, mark.shared_start);
+            self.values_bytes -= early.shared.iter().map(|(_, value)| value.len()).sum::<usize>();
+            Place::Spliced(Box::new(early))
         } else {
             let start = self.stash.len();
             self.stash.extend_from_slice(&self.output.bytes[mark.start..]);
@@ -177,7 +189,12 @@ impl Replies {
                 Place::Ready { start, len } => {
                     self.output.bytes.extend_from_slice(&self.stash[*start..*start + *len]);
                 }
-                Place::Spliced(buffer) => self.output.append(buffer),
+                Place::Spliced(buffer) => {
+                    let first = self.output.shared.len();
+                    self.output.append(buffer);
+                    self.values_bytes +=
+                        self.output.shared[first..].iter().map(|(_, value)| value.len()).sum::<usize>();
+                }
             }
             self.places.pop_front();
             self.due += 1;
@@ -229,7 +246,8 @@ impl Replies {
             through += 1;
         }
         if through > 0 {
-            self.output.shared.drain(..through);
+            let gone = self.output.shared.drain(..through);
+            self.values_bytes -= gone.map(|(_, value)| value.len()).sum::<usize>();
             self.output.bytes.drain(..position);
             for (at, _) in &mut self.output.shared {
                 *at -= position;

@@ -32,6 +32,8 @@ pub(crate) struct Session {
     pub choked_since: Option<Millis>,
     /// Bytes counted for this session in the shard's sum.
     pub accounted_bytes: usize,
+    /// In the list of sessions with refcounted values in their output.
+    pub has_values: bool,
     /// Since when the output has been over the soft limit.
     pub over_soft_limit_since: Option<Millis>,
     /// In the list of sessions whose output is looked at by the clock.
@@ -54,21 +56,17 @@ impl Session {
             killed: false,
             choked_since: None,
             accounted_bytes: 0,
+            has_values: false,
             over_soft_limit_since: None,
             watched: false,
         }
     }
 
-    /// Bytes of memory that the session's buffers hold, and nobody else.
+    /// Bytes of memory that the session's buffers hold.
     #[inline]
     pub fn buffer_bytes(&self) -> usize {
         let names = self.client.name.capacity() + self.client.lib_name.capacity() + self.client.lib_version.capacity();
         self.backlog.capacity() + self.parser.held_bytes() + self.replies.held_bytes() + names
-    }
-
-    /// The same with all values that wait to be sent, whoever else holds them.
-    pub fn claimed_bytes(&self) -> usize {
-        self.buffer_bytes() + self.replies.held_with_others_bytes()
     }
 }
 

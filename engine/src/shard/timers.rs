@@ -44,7 +44,7 @@ impl Shard {
             self.timers.expire_slices = limits::EXPIRE_SLICES_PER_TICK;
             self.close_idle(now);
             self.check_soft_limits(now);
-            self.core.store.sweep_detached();
+            self.count_values_again();
         }
         if self.timers.expire_slices > 0 {
             let more = self.core.store.has_expiring() && self.core.store.expire_slice(now);

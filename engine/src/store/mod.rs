@@ -5,7 +5,6 @@
 //! bounded reap list that [`Store::reap`] empties at the end of the turn; what nobody reads is found by
 //! [`Store::expire_slice`]. Every change is counted ([`Store::changes`]); the log will be told at the same place.
 
-mod detached;
 mod entry;
 mod table;
 
@@ -14,7 +13,6 @@ use std::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;
 
-use detached::Detached;
 use entry::Entry;
 pub use entry::{EntryRef, NewValue, Value};
 use table::{Place, Table};
@@ -75,8 +73,6 @@ pub struct Store {
     reap: RefCell<Vec<(u8, u64)>>,
     /// Tables given up by FLUSHDB and FLUSHALL, freed in slices.
     garbage: Vec<Table>,
-    /// Long values that are gone and that replies still hold.
-    detached: Detached,
     counters: StoreCounters,
     hits: Cell<u64>,
     misses: Cell<u64>,
@@ -90,7 +86,6 @@ impl Store {
             hasher: RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]),
             reap: RefCell::new(Vec::with_capacity(limits::REAP_MAX)),
             garbage: Vec::new(),
-            detached: Detached::default(),
             counters: StoreCounters::default(),
             hits: Cell::new(0),
             misses: Cell::new(0),
@@ -161,7 +156,6 @@ impl Store {
     fn remove_at(&mut self, db: u8, place: Place) {
         let keyspace = &mut self.keyspaces[db as usize];
         let entry = keyspace.table.remove(place);
-        self.detached.note(entry.as_ref().value());
         keyspace.expiring -= (entry.as_ref().expire_ms() != 0) as usize;
         keyspace.entry_bytes -= entry.as_ref().memory_bytes();
     }
@@ -176,7 +170,6 @@ impl Store {
         let keyspace = &mut self.keyspaces[key.db as usize];
         let entry = keyspace.table.entry(place);
         let (old_bytes, old_expire) = (entry.memory_bytes(), entry.expire_ms());
-        self.detached.note(entry.value());
         let expire = match expiry {
             Expiry::Never => 0,
             Expiry::At(at) => at.0.max(1),
@@ -253,10 +246,7 @@ impl Store {
         };
         self.counters.changes += 1;
         let keyspace = &mut self.keyspaces[key.db as usize];
-        let entry = keyspace.table.entry(place);
-        let old_bytes = entry.memory_bytes();
-        // A value that a reply holds is not written to but copied.
-        self.detached.note(entry.value());
+        let old_bytes = keyspace.table.entry(place).memory_bytes();
         let (len, new_bytes) = keyspace.table.change(place, |entry| {
             let moved = entry.write_at(offset, bytes);
             let now = moved.as_ref().unwrap_or(entry).as_ref();
@@ -286,16 +276,6 @@ impl Store {
         self.keyspaces.iter().map(|keyspace| keyspace.entry_bytes + keyspace.table.memory_bytes()).sum()
     }
 
-    /// Bytes of long values that are gone from the store while replies hold them.
-    pub fn detached_bytes(&self) -> u64 {
-        self.detached.bytes()
-    }
-
-    /// Looks at a slice of the values that are gone whether the replies that held them are too.
-    pub fn sweep_detached(&mut self) {
-        self.detached.sweep_slice();
-    }
-
     /// Counts since the start.
     pub fn counters(&self) -> StoreCounters {
         StoreCounters { hits: self.hits.get(), misses: self.misses.get(), ..self.counters }
@@ -313,18 +293,15 @@ impl Store {
         let old = std::mem::take(&mut self.keyspaces[db as usize]);
         self.counters.changes += old.table.len() as u64;
         // A small table is freed here and now, or a client that fills and flushes fast would stay ahead of the slices.
-        let mut table = old.table;
-        if table.segments() > 1 && self.garbage.len() < limits::GARBAGE_TABLES_MAX {
-            self.garbage.push(table);
-        } else {
-            table.free_some(usize::MAX, |entry| self.detached.note(entry.value()));
+        if old.table.segments() > 1 && self.garbage.len() < limits::GARBAGE_TABLES_MAX {
+            self.garbage.push(old.table);
         }
     }
 
     /// Frees a slice of what was cleared: about 50 µs of work. True if there is more.
     pub fn free_slice(&mut self) -> bool {
         if let Some(table) = self.garbage.last_mut()
-            && table.free_some(limits::FREE_SLICE_ENTRIES, |entry| self.detached.note(entry.value()))
+            && table.free_some(limits::FREE_SLICE_ENTRIES)
         {
             self.garbage.pop();
         }

@@ -404,7 +404,7 @@ impl Table {
     }
 
     /// Frees up to `count` entries, for a table that is given up in slices. True when nothing is left.
-    pub fn free_some(&mut self, mut count: usize, mut visit: impl FnMut(EntryRef)) -> bool {
+    pub fn free_some(&mut self, mut count: usize) -> bool {
         while let Some(&last) = self.directory.last() {
             // SAFETY: the segment is live; copies of its pointer further down the directory are popped with it.
             let segment = unsafe { &mut *last.as_ptr() };
@@ -412,8 +412,7 @@ impl Table {
             let freed = addresses.len();
             for_each_prefetched(&addresses, |address| {
                 // SAFETY: the slot owned this entry and no longer names it.
-                let entry = unsafe { Entry::from_raw(address) };
-                visit(entry.as_ref());
+                drop(unsafe { Entry::from_raw(address) });
             });
             self.len -= freed;
             while self.directory.last() == Some(&last) {
@@ -433,7 +432,7 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        while !self.free_some(usize::MAX, |_| {}) {}
+        while !self.free_some(usize::MAX) {}
     }
 }
 
