@@ -2,9 +2,47 @@
 
 use crate::error::Error;
 use crate::replies::{Scan, scan};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl Address {
+    /// A blocking connection, without Nagle's delay.
+    pub fn connect(&self, timeout: Duration) -> io::Result<Socket> {
+        match self {
+            Address::Tcp(address) => {
+                let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
+                socket.connect_timeout(&SockAddr::from(*address), timeout)?;
+                socket.set_tcp_nodelay(true)?;
+                Ok(socket)
+            }
+            Address::Unix(path) => {
+                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                socket.connect(&SockAddr::unix(path)?)?;
+                Ok(socket)
+            }
+        }
+    }
+}
 
 /// What a connection says before its first request.
 #[derive(Clone, Debug, Default)]
@@ -15,24 +53,24 @@ pub struct Greeting {
 }
 
 pub struct Client {
-    pub stream: TcpStream,
-    address: SocketAddr,
+    pub stream: Socket,
+    address: Address,
     timeout: Duration,
     received: Vec<u8>,
 }
 
-pub fn resolve(host: &str, port: u16) -> Result<SocketAddr, Error> {
+pub fn resolve(host: &str, port: u16) -> Result<Address, Error> {
     let mut addresses = (host, port).to_socket_addrs().map_err(Error::io(format!("resolve {host}")))?;
-    addresses.next().ok_or_else(|| Error::Usage(format!("{host} has no address")))
+    let address = addresses.next().ok_or_else(|| Error::Usage(format!("{host} has no address")))?;
+    Ok(Address::Tcp(address))
 }
 
 impl Client {
-    pub fn connect(address: SocketAddr, timeout: Duration, greeting: &Greeting) -> Result<Client, Error> {
+    pub fn connect(address: &Address, timeout: Duration, greeting: &Greeting) -> Result<Client, Error> {
         let dead = |error| Error::dead(address, error);
-        let stream = TcpStream::connect_timeout(&address, timeout).map_err(dead)?;
-        stream.set_nodelay(true).map_err(dead)?;
+        let stream = address.connect(timeout).map_err(dead)?;
         stream.set_read_timeout(Some(timeout)).map_err(dead)?;
-        let mut client = Client { stream, address, timeout, received: Vec::new() };
+        let mut client = Client { stream, address: address.clone(), timeout, received: Vec::new() };
         if let Some(auth) = &greeting.auth {
             let words: Vec<&[u8]> = match auth.split_once(':') {
                 Some((user, password)) => vec![b"AUTH", user.as_bytes(), password.as_bytes()],
@@ -54,7 +92,7 @@ impl Client {
             request.extend_from_slice(word);
             request.extend_from_slice(b"\r\n");
         }
-        self.stream.write_all(&request).map_err(|error| Error::dead(self.address, error))?;
+        self.stream.write_all(&request).map_err(|error| Error::dead(&self.address, error))?;
         let reply = self.reply()?;
         if reply.starts_with(b"-") {
             let expected = format!("no error for {}", words[0].escape_ascii());
@@ -73,11 +111,11 @@ impl Client {
                 Scan::Incomplete { .. } => {}
             }
             match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(Error::dead(self.address, "closed the connection")),
+                Ok(0) => return Err(Error::dead(&self.address, "closed the connection")),
                 Ok(bytes) => self.received.extend_from_slice(&chunk[..bytes]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => crate::system::check_interrupt()?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(Error::dead(self.address, error)),
+                Err(error) => return Err(Error::dead(&self.address, error)),
             }
             if start.elapsed() >= self.timeout {
                 let waited_ms = self.timeout.as_millis() as u64;
@@ -93,10 +131,10 @@ impl Client {
 }
 
 /// Waits until something accepts connections there.
-pub fn wait_for_port(address: SocketAddr, timeout: Duration) -> Result<(), Error> {
+pub fn wait_for_port(address: &Address, timeout: Duration) -> Result<(), Error> {
     let start = Instant::now();
     loop {
-        match TcpStream::connect_timeout(&address, timeout) {
+        match address.connect(timeout) {
             Ok(_) => return Ok(()),
             Err(error) if start.elapsed() >= timeout => return Err(Error::dead(address, error)),
             Err(_) => crate::system::sleep(Duration::from_millis(20))?,

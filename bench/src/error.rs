@@ -10,6 +10,8 @@ pub enum Error {
     Dead { address: String, reason: String },
     #[error("wrong reply from {address}: expected {expected}, got {got}")]
     WrongReply { address: String, expected: String, got: String },
+    #[error("wrong reply: {count} error replies: {kinds}")]
+    Refused { count: u64, kinds: String },
     #[error("missing reply from {address}: {outstanding} outstanding, none for {waited_ms} ms")]
     MissingReply { address: String, outstanding: usize, waited_ms: u64 },
     #[error("{operation}: {source}")]

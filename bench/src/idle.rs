@@ -38,7 +38,7 @@ pub fn run(args: &IdleArgs) -> Result<(), Error> {
     let mut clients = Vec::with_capacity(args.connections);
     for _ in 0..args.connections {
         system::check_interrupt()?;
-        let mut client = Client::connect(address, Duration::from_secs(5), &greeting)?;
+        let mut client = Client::connect(&address, Duration::from_secs(5), &greeting)?;
         client.call(&[b"PING"])?;
         clients.push(client);
     }

@@ -5,8 +5,10 @@
 
 mod client;
 mod compare;
+mod cross_check;
 mod error;
 mod floor;
+mod html;
 mod idle;
 mod keys;
 mod load;
@@ -15,8 +17,11 @@ mod random;
 mod replies;
 mod ring;
 mod run;
+mod sizes;
 mod slow_reader;
+mod statistics;
 mod system;
+mod trace;
 mod workload;
 
 use clap::{Parser, Subcommand};
@@ -38,6 +43,8 @@ enum Action {
     Floor(floor::FloorArgs),
     /// Start servers and floors, measure them in interleaved rounds, write the result.
     Compare(compare::CompareArgs),
+    /// Load one server with this generator and with others, and compare what they say.
+    CrossCheck(cross_check::CrossCheckArgs),
     /// Open many connections, then measure what they cost while idle.
     Idle(idle::IdleArgs),
     /// Measure others' latency while one client asks for much and reads nothing.
@@ -49,6 +56,7 @@ fn main() -> ExitCode {
         Action::Run(args) => run::run(args),
         Action::Floor(args) => floor::run(args),
         Action::Compare(args) => compare::run(args),
+        Action::CrossCheck(args) => cross_check::run(args),
         Action::Idle(args) => idle::run(args),
         Action::SlowReader(args) => slow_reader::run(args),
     };

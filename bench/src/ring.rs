@@ -2,10 +2,11 @@
 //! a ring of provided buffers.
 
 use io_uring::types::BufRingEntry;
-use io_uring::{IoUring, squeue};
+use io_uring::{IoUring, squeue, types};
 use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 pub const BUFFER_GROUP: u16 = 0;
 
@@ -14,6 +15,8 @@ pub fn new_ring(entries: u32) -> io::Result<IoUring> {
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
+        // Lets a thread that looks without waiting see that there is something to enter the kernel for.
+        .setup_taskrun_flag()
         .setup_submit_all()
         .setup_cqsize(entries * 4)
         .build(entries)
@@ -37,6 +40,21 @@ pub fn submit_and_wait(ring: &mut IoUring) -> io::Result<()> {
         Err(error) if error.raw_os_error() != Some(libc::EINTR) => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Submits, and waits for one completion or until the time is over.
+pub fn submit_and_wait_for(ring: &mut IoUring, duration: Duration) -> io::Result<()> {
+    let time = types::Timespec::from(duration);
+    let arguments = types::SubmitArgs::new().timespec(&time);
+    match ring.submitter().submit_with_args(1, &arguments) {
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether entering the kernel, or looking at the completions, would bring anything.
+pub fn has_news(ring: &mut IoUring) -> bool {
+    ring.submission().taskrun() || !ring.completion().is_empty()
 }
 
 /// Provided buffers, registered as group `BUFFER_GROUP`.

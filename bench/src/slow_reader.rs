@@ -5,7 +5,7 @@ use crate::client::{self, Client};
 use crate::error::Error;
 use crate::load::{self, Outcome, Plan, Stop};
 use crate::process;
-use crate::run::{LoadArgs, PERCENTILES, Ports, seconds, warn_if_busy};
+use crate::run::{LoadArgs, PERCENTILES, Ports, seconds, warn};
 use crate::system;
 use clap::Args;
 use serde_json::{Value, json};
@@ -45,14 +45,14 @@ const RECEIVE_BUFFER_BYTES: usize = 65_536;
 
 pub fn run(args: &SlowReaderArgs) -> Result<(), Error> {
     system::catch_signals();
-    let ports = Ports { host: args.host.clone(), ports: vec![args.port], split_keys: false };
+    let ports = Ports { host: args.host.clone(), ports: vec![args.port], unix: None, split_keys: false };
     let stop = Stop::After(seconds(args.seconds)?);
     let plan = args.load.plan(&ports, "get", 1, stop)?;
     system::pin_thread(&args.load.cpus).map_err(Error::io("pin to --cpus"))?;
-    load::preload(&plan, args.load.shape())?;
+    load::preload(&plan, &args.load.shape())?;
 
     let address = client::resolve(&args.host, args.port)?;
-    let mut slow = Client::connect(address, plan.timeout, &plan.greeting)?;
+    let mut slow = Client::connect(&address, plan.timeout, &plan.greeting)?;
     slow.call(&[b"SET", BIG_KEY, &vec![b'b'; args.big_value_size]])?;
     let before = load::run(&plan, &args.pid)?;
 
@@ -63,7 +63,7 @@ pub fn run(args: &SlowReaderArgs) -> Result<(), Error> {
     let rss_end = process::sample(&args.pid)?.rss_bytes;
     let disconnected = hung_up(&slow);
     drop(slow);
-    let mut last = Client::connect(address, plan.timeout, &plan.greeting)?;
+    let mut last = Client::connect(&address, plan.timeout, &plan.greeting)?;
     last.call(&[b"DEL", BIG_KEY])?;
 
     if args.json {
@@ -101,7 +101,7 @@ pub fn run(args: &SlowReaderArgs) -> Result<(), Error> {
             println!("  max {:.1}", outcome.latency_ns.max() as f64 / 1e3);
         }
     }
-    warn_if_busy(&during);
+    warn(&during);
     Ok(())
 }
 

@@ -106,6 +106,33 @@ pub fn describe_machine() -> Value {
     })
 }
 
+/// The machine in a line of text.
+pub fn machine_line(machine: &Value) -> String {
+    let text = |name: &str| machine[name].as_str().unwrap_or_default().to_string();
+    let kind = if machine["virtual_machine"] == true { ", virtual machine" } else { "" };
+    format!(
+        "{}, {} cores{kind}, {} GiB, Linux {}; load average before: {}",
+        text("cpu"),
+        machine["cores"],
+        machine["memory_gib"],
+        text("kernel"),
+        text("load_average")
+    )
+}
+
+/// This program's command line, as a shell would need it.
+pub fn command_line() -> String {
+    std::env::args().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+fn quote(argument: String) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,".contains(c);
+    if !argument.is_empty() && argument.chars().all(plain) {
+        return argument;
+    }
+    format!("\"{}\"", argument.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$"))
+}
+
 /// `2025-11-20T18:15:00Z`. Days to civil date after H. Hinnant, "chrono-Compatible Low-Level Date Algorithms".
 fn date_utc(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -125,6 +152,12 @@ fn date_utc(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_line_can_be_pasted() {
+        assert_eq!(quote("--server".into()), "--server");
+        assert_eq!(quote("r=redis --save ''".into()), "\"r=redis --save ''\"");
+    }
 
     #[test]
     fn dates_are_civil() {

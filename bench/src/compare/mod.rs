@@ -1,34 +1,44 @@
 //! `torc-bench compare`: starts servers and floors and measures them in interleaved rounds.
 //!
 //! ```text
-//! for each command, for each pipeline:
+//! for each size of values, for each distribution, for each command, for each pipeline:
 //!     for each round:  server A, server B, ..., floor (io_uring), floor (epoll)
 //! ```
 //!
 //! Rounds are interleaved because a machine drifts (frequency, neighbours, page cache) by more than the
-//! differences of interest. The ratio to the floor is formed within a round, where both sides saw the same
-//! machine, and its median is taken afterwards. All servers stay alive; an idle one costs nothing.
+//! differences of interest. Ratios are formed within a round, where both sides saw the same machine, and
+//! their median is taken afterwards. All servers stay alive; an idle one costs nothing. Each size of values
+//! gets new servers, so that what their keys take can be told from how their memory grew.
 
+mod peers;
 mod report;
-mod servers;
+pub(crate) mod servers;
 
 use crate::client::Greeting;
 use crate::error::Error;
 use crate::load::{self, Outcome, Stop};
+use crate::process;
+use crate::random::Distribution;
 use crate::run::{LoadArgs, Ports, check_open_files, seconds};
+use crate::sizes::Sizes;
 use crate::system;
 use clap::Args;
-use report::{Cell, Report};
+use peers::PeerPath;
+use report::{Cell, Memory, Report};
 use servers::{Server, ServerSpec};
 use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Args, Clone, Debug)]
 pub struct CompareArgs {
-    /// NAME=COMMAND, once for each server. The command gets {port}; several processes are separated by
-    /// ';' and get {port}, {port2} and so on. The command runs under `sh -c 'exec ...'`.
-    #[arg(long = "server", required = true)]
+    /// NAME=COMMAND, once for each server; verdicts are about the first one. The command gets {port}; several
+    /// processes are separated by ';' and get {port}, {port2} and so on. It runs under `sh -c 'exec ...'`.
+    /// NAME+memcache=COMMAND speaks memcached's protocol. Without any: Torc and every peer that is found.
+    #[arg(long = "server")]
     pub servers: Vec<ServerSpec>,
+    /// NAME=PATH of a peer that is not on the PATH: torc, redis, valkey, memcached, pogocache, dragonfly or garnet.
+    #[arg(long = "peer", conflicts_with = "servers")]
+    pub peers: Vec<PeerPath>,
     /// The servers' cpus. As many processes as cpus get one each.
     #[arg(long, value_delimiter = ',', default_value = "0")]
     pub server_cpus: Vec<usize>,
@@ -39,6 +49,12 @@ pub struct CompareArgs {
     pub pipelines: Vec<usize>,
     #[arg(long, value_delimiter = ',', default_value = "get,set")]
     pub commands: Vec<String>,
+    /// Several --value-size, separated by spaces.
+    #[arg(long, value_delimiter = ' ', conflicts_with = "value_size")]
+    pub value_sizes: Vec<Sizes>,
+    /// Several --dist, separated by spaces.
+    #[arg(long, value_delimiter = ' ', conflicts_with = "dist")]
+    pub dists: Vec<Distribution>,
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
     /// Of each measurement.
@@ -50,7 +66,7 @@ pub struct CompareArgs {
     /// Leave the floors out.
     #[arg(long)]
     pub no_floor: bool,
-    /// Write PREFIX.json and PREFIX.md.
+    /// Write PREFIX.json, PREFIX.md and PREFIX.html.
     #[arg(long)]
     pub out_prefix: Option<PathBuf>,
 }
@@ -63,49 +79,29 @@ pub fn run(args: &CompareArgs) -> Result<(), Error> {
     if args.rounds == 0 {
         return Err(Error::Usage("--rounds must be at least 1".to_string()));
     }
+    if args.servers.is_empty() {
+        args.servers = peers::find(&args.peers, &args.server_cpus)?;
+    }
+    if args.value_sizes.is_empty() {
+        args.value_sizes = vec![args.load.value_size.clone()];
+    }
+    if args.dists.is_empty() {
+        args.dists = vec![args.load.dist.clone()];
+    }
     check_open_files(args.load.connections)?;
     system::catch_signals();
     // The machine is described before it is busy with us.
-    let machine = system::describe_machine();
-    let stop = Stop::After(seconds(args.seconds)?);
-
-    let mut servers = Vec::new();
-    for spec in &args.servers {
-        servers.push(Server::start(spec, &args.server_cpus)?);
-    }
-    system::pin_thread(&args.load.cpus).map_err(Error::io("pin to --load-cpus"))?;
-    for server in &mut servers {
-        server.wait_until_ready(&args.load)?;
-        let plan = args.load.plan(&ports(&args, server), "get", 1, stop)?;
-        eprintln!("preload {} ({})", server.name, server.version);
-        load::preload(&plan, args.load.shape())?;
-    }
-
-    let mut report = Report::new(machine, &args);
-    for command in &args.commands {
-        let floors = if args.no_floor || command == "mixed" { Vec::new() } else { start_floors(&args, command)? };
-        for &pipeline in &args.pipelines {
-            let mut cells: Vec<Cell> =
-                servers.iter().chain(&floors).map(|server| Cell::new(server, command, pipeline)).collect();
-            for round in 1..=args.rounds {
-                for (server, cell) in servers.iter().chain(&floors).zip(&mut cells) {
-                    let mut plan = args.load.plan(&ports(&args, server), command, pipeline, stop)?;
-                    if server.is_floor {
-                        // It knows one request and one reply, and has no table.
-                        plan.greeting = Greeting::default();
-                        plan.workload.verify = false;
-                    }
-                    let outcome = load::run(&plan, &server.pids())?;
-                    note(server, command, pipeline, round, &outcome);
-                    cell.record(&outcome);
-                    // Lets the server close its connections outside the next one's window.
-                    system::sleep(Duration::from_millis(50))?;
-                }
+    let mut report = Report::new(system::describe_machine(), &args);
+    for value_size in &args.value_sizes {
+        let load = LoadArgs { value_size: value_size.clone(), ..args.load.clone() };
+        let servers = start_servers(&args, &load, &mut report)?;
+        for dist in &args.dists {
+            let load = LoadArgs { dist: dist.clone(), ..load.clone() };
+            for command in &args.commands {
+                measure_command(&args, &load, command, &servers, &mut report)?;
             }
-            report.add(cells);
         }
     }
-    report.describe_servers(&servers);
     println!("{}", report.to_markdown());
     if let Some(prefix) = &args.out_prefix {
         report.write(prefix)?;
@@ -113,11 +109,71 @@ pub fn run(args: &CompareArgs) -> Result<(), Error> {
     Ok(())
 }
 
+/// Starts the servers with all keys in them.
+fn start_servers(args: &CompareArgs, load: &LoadArgs, report: &mut Report) -> Result<Vec<Server>, Error> {
+    let mut servers = Vec::new();
+    for spec in &args.servers {
+        servers.push(Server::start(spec, &args.server_cpus)?);
+    }
+    system::pin_thread(&load.cpus).map_err(Error::io("pin to --load-cpus"))?;
+    for server in &mut servers {
+        server.wait_until_ready(load)?;
+        let load = load_for(load, server);
+        let plan = load.plan(&ports(args, server), "get", 1, Stop::Requests(1))?;
+        eprintln!("preload {} ({})", server.name, server.version);
+        let empty = process::sample(&server.pids())?.rss_bytes;
+        load::preload(&plan, &load.shape())?;
+        let full = process::sample(&server.pids())?.rss_bytes;
+        report.describe_server(server, Memory::new(&load, empty, full));
+    }
+    Ok(servers)
+}
+
+/// The load as a server understands it.
+fn load_for(load: &LoadArgs, server: &Server) -> LoadArgs {
+    LoadArgs { protocol: server.dialect, ..load.clone() }
+}
+
+fn measure_command(
+    args: &CompareArgs,
+    load: &LoadArgs,
+    command: &str,
+    servers: &[Server],
+    report: &mut Report,
+) -> Result<(), Error> {
+    let one_size = load.value_size.fixed().is_some() && command != "mixed" && command != "trace";
+    let floors = if args.no_floor || !one_size { Vec::new() } else { start_floors(args, load, command)? };
+    let stop = Stop::After(seconds(args.seconds)?);
+    for &pipeline in &args.pipelines {
+        let all = || servers.iter().chain(&floors);
+        let mut cells: Vec<Cell> = all().map(|server| Cell::new(server, load, command, pipeline)).collect();
+        for round in 1..=args.rounds {
+            for (server, cell) in all().zip(&mut cells) {
+                let load = load_for(load, server);
+                let mut plan = load.plan(&ports(args, server), command, pipeline, stop)?;
+                if server.is_floor {
+                    // It knows one request and one reply, and has no table.
+                    plan.greeting = Greeting::default();
+                    plan.workload.verify = false;
+                }
+                let outcome = load::run(&plan, &server.pids())?;
+                outcome.check()?;
+                note(server, command, pipeline, round, &outcome);
+                cell.record(&outcome);
+                // Lets the server close its connections outside the next one's window.
+                system::sleep(Duration::from_millis(50))?;
+            }
+        }
+        report.add(cells);
+    }
+    Ok(())
+}
+
 /// Floors answer one size of request, so each command has its own; one process for each server cpu.
-fn start_floors(args: &CompareArgs, command: &str) -> Result<Vec<Server>, Error> {
+fn start_floors(args: &CompareArgs, load: &LoadArgs, command: &str) -> Result<Vec<Server>, Error> {
     let mut floors = Vec::new();
     for kind in ["uring", "epoll"] {
-        let mut floor = Server::start_floor(kind, command, &args.load, &args.server_cpus)?;
+        let mut floor = Server::start_floor(kind, command, load, &args.server_cpus)?;
         floor.wait_until_listening()?;
         floors.push(floor);
     }
@@ -125,8 +181,7 @@ fn start_floors(args: &CompareArgs, command: &str) -> Result<Vec<Server>, Error>
 }
 
 fn ports(args: &CompareArgs, server: &Server) -> Ports {
-    let split_keys = server.ports.len() > 1 && !args.shared_keys && !server.is_floor;
-    Ports { host: "127.0.0.1".to_string(), ports: server.ports.clone(), split_keys }
+    Ports::local(&server.ports, server.ports.len() > 1 && !args.shared_keys && !server.is_floor)
 }
 
 fn note(server: &Server, command: &str, pipeline: usize, round: usize, outcome: &Outcome) {

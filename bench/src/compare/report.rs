@@ -1,21 +1,32 @@
-//! What a comparison found: per server, command and pipeline the medians with their spread.
+//! What a comparison found: per server and workload the medians with their spread, and verdicts.
 
 use super::CompareArgs;
 use super::servers::Server;
 use crate::error::Error;
+use crate::html;
 use crate::load::Outcome;
-use crate::run::PERCENTILES;
+use crate::run::{LoadArgs, PERCENTILES, percentile_us};
+use crate::statistics::{ROUNDS_MIN, is_decided, median, ratios, spread_json, spread_text};
+use crate::system;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::Path;
 
-/// One server under one command and pipeline; each list has one number a round.
+/// What servers are compared under.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Work {
+    command: String,
+    value_size: String,
+    distribution: String,
+    pipeline: usize,
+}
+
+/// One server under one workload; each list has one number a round.
 #[derive(Clone, Debug, Default)]
 pub struct Cell {
     server: String,
     is_floor: bool,
-    command: String,
-    pipeline: usize,
+    work: Work,
     cpu_ns_per_op: Vec<f64>,
     ops_per_second: Vec<f64>,
     /// In the order of `PERCENTILES`.
@@ -32,21 +43,21 @@ pub struct Cell {
 }
 
 impl Cell {
-    pub fn new(server: &Server, command: &str, pipeline: usize) -> Cell {
-        Cell {
-            server: server.name.clone(),
-            is_floor: server.is_floor,
-            command: command.to_string(),
-            pipeline,
-            ..Cell::default()
-        }
+    pub fn new(server: &Server, load: &LoadArgs, command: &str, pipeline: usize) -> Cell {
+        let command = match command {
+            "mixed" => format!("mixed {}:{}", load.ratio.0, load.ratio.1),
+            command => command.to_string(),
+        };
+        let (value_size, distribution) = (load.value_size.to_string(), load.dist.to_string());
+        let work = Work { command, value_size, distribution, pipeline };
+        Cell { server: server.name.clone(), is_floor: server.is_floor, work, ..Cell::default() }
     }
 
     pub fn record(&mut self, outcome: &Outcome) {
         self.cpu_ns_per_op.push(outcome.server_ns_per_request().unwrap_or(f64::NAN));
         self.ops_per_second.push(outcome.requests_per_second());
         for (list, (_, quantile)) in self.latency_us.iter_mut().zip(PERCENTILES) {
-            list.push(outcome.latency_ns.value_at_quantile(quantile) as f64 / 1e3);
+            list.push(percentile_us(outcome, quantile));
         }
         self.load_cpu_ns_per_op.push(outcome.load_ns_per_request());
         self.load_busy.push(outcome.load_busy());
@@ -56,12 +67,19 @@ impl Cell {
         self.misses += outcome.misses;
     }
 
+    fn latency(&self, name: &str) -> &[f64] {
+        let place = PERCENTILES.iter().position(|(percentile, _)| *percentile == name);
+        &self.latency_us[place.expect("one of PERCENTILES")]
+    }
+
     fn to_json(&self) -> Value {
         let mut value = json!({
             "server": self.server,
             "floor": self.is_floor,
-            "command": self.command,
-            "pipeline": self.pipeline,
+            "command": self.work.command,
+            "pipeline": self.work.pipeline,
+            "value_size": self.work.value_size,
+            "distribution": self.work.distribution,
             "cpu_ns_per_op": spread_json(&self.cpu_ns_per_op),
             "floor_ratio": if self.floor_ratio.is_empty() { Value::Null } else { spread_json(&self.floor_ratio) },
             "ops_per_second": spread_json(&self.ops_per_second),
@@ -79,12 +97,48 @@ impl Cell {
     }
 }
 
+/// What a server's keys take.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    value_size: String,
+    /// RSS growth by key, and that less the key's and the value's own bytes.
+    bytes_per_key: f64,
+    overhead_per_key: f64,
+}
+
+impl Memory {
+    /// From the server's memory before and after all keys were written.
+    pub fn new(load: &LoadArgs, empty_bytes: u64, full_bytes: u64) -> Memory {
+        let keys = load.dist.keys().unwrap_or(load.keys).max(1);
+        let bytes_per_key = (full_bytes as f64 - empty_bytes as f64) / keys as f64;
+        let overhead_per_key = bytes_per_key - load.key_size as f64 - load.value_size.mean();
+        Memory { value_size: load.value_size.to_string(), bytes_per_key, overhead_per_key }
+    }
+}
+
+struct Described {
+    name: String,
+    version: String,
+    commands: Vec<String>,
+    memory: Vec<Memory>,
+}
+
+/// What may be said of the first server and another one under one workload.
+struct Verdict {
+    work: Work,
+    server: String,
+    peer: String,
+    text: String,
+    is_decided: bool,
+}
+
 pub struct Report {
     machine: Value,
     settings: Value,
     command_line: String,
-    servers: Vec<Value>,
+    servers: Vec<Described>,
     cells: Vec<Cell>,
+    verdicts: Vec<Verdict>,
 }
 
 impl Report {
@@ -94,8 +148,6 @@ impl Report {
             "connections": load.connections,
             "keys": load.keys,
             "key_size": load.key_size,
-            "value_size": load.value_size,
-            "distribution": load.dist.to_string(),
             "ratio": format!("{}:{}", load.ratio.0, load.ratio.1),
             "rounds": args.rounds,
             "seconds": args.seconds,
@@ -104,39 +156,79 @@ impl Report {
             "load_cpus": load.cpus,
             "load_threads": load.threads,
         });
-        let command_line = std::env::args().map(quote).collect::<Vec<_>>().join(" ");
-        Report { machine, settings, command_line, servers: Vec::new(), cells: Vec::new() }
+        let command_line = system::command_line();
+        Report { machine, settings, command_line, servers: Vec::new(), cells: Vec::new(), verdicts: Vec::new() }
     }
 
-    /// Adds the cells of one command and pipeline, with one and the same number of rounds.
+    /// Adds the cells of one workload, with one and the same number of rounds.
     pub fn add(&mut self, mut cells: Vec<Cell>) {
         let floors: Vec<Vec<f64>> =
             cells.iter().filter(|cell| cell.is_floor).map(|cell| cell.cpu_ns_per_op.clone()).collect();
         for cell in cells.iter_mut().filter(|_| !floors.is_empty()) {
             cell.floor_ratio = floor_ratios(&cell.cpu_ns_per_op, &floors);
         }
+        if let [first, peers @ ..] = &cells[..] {
+            self.verdicts.extend(peers.iter().filter(|peer| !peer.is_floor).map(|peer| verdict(first, peer)));
+        }
         self.cells.append(&mut cells);
     }
 
-    pub fn describe_servers(&mut self, servers: &[Server]) {
-        let describe =
-            |server: &Server| json!({ "name": server.name, "version": server.version, "commands": server.commands });
-        self.servers = servers.iter().map(describe).collect();
+    /// Notes a server, and once more the same one started for other values.
+    pub fn describe_server(&mut self, server: &Server, memory: Memory) {
+        if let Some(known) = self.servers.iter_mut().find(|known| known.name == server.name) {
+            return known.memory.push(memory);
+        }
+        let (name, version) = (server.name.clone(), server.version.clone());
+        self.servers.push(Described { name, version, commands: server.commands.clone(), memory: vec![memory] });
     }
 
     pub fn write(&self, prefix: &Path) -> Result<(), Error> {
-        let result = json!({
-            "command_line": self.command_line,
-            "machine": self.machine,
-            "settings": self.settings,
-            "servers": self.servers,
-            "results": self.cells.iter().map(Cell::to_json).collect::<Vec<_>>(),
-        });
-        for (extension, text) in [("json", format!("{result:#}\n")), ("md", self.to_markdown())] {
+        let result = self.to_json();
+        let files =
+            [("json", format!("{result:#}\n")), ("md", self.to_markdown()), ("html", html::compare_report(&result))];
+        for (extension, text) in files {
             let path = format!("{}.{extension}", prefix.display());
             std::fs::write(&path, text).map_err(Error::io(format!("write {path}")))?;
         }
         Ok(())
+    }
+
+    fn to_json(&self) -> Value {
+        let memory = |memory: &Memory| {
+            json!({
+                "value_size": memory.value_size,
+                "bytes_per_key": memory.bytes_per_key,
+                "overhead_per_key": memory.overhead_per_key,
+            })
+        };
+        let server = |server: &Described| {
+            json!({
+                "name": server.name,
+                "version": server.version,
+                "commands": server.commands,
+                "memory": server.memory.iter().map(memory).collect::<Vec<_>>(),
+            })
+        };
+        let verdict = |verdict: &Verdict| {
+            json!({
+                "command": verdict.work.command,
+                "pipeline": verdict.work.pipeline,
+                "value_size": verdict.work.value_size,
+                "distribution": verdict.work.distribution,
+                "server": verdict.server,
+                "peer": verdict.peer,
+                "text": verdict.text,
+                "decided": verdict.is_decided,
+            })
+        };
+        json!({
+            "command_line": self.command_line,
+            "machine": self.machine,
+            "settings": self.settings,
+            "servers": self.servers.iter().map(server).collect::<Vec<_>>(),
+            "results": self.cells.iter().map(Cell::to_json).collect::<Vec<_>>(),
+            "verdicts": self.verdicts.iter().map(verdict).collect::<Vec<_>>(),
+        })
     }
 
     pub fn to_markdown(&self) -> String {
@@ -144,37 +236,17 @@ impl Report {
         let mut line = |content: String| writeln!(text, "{content}").expect("writing to a string");
         let machine = &self.machine;
         line(format!("# Comparison of {}\n", as_text(&machine["date"])));
-        let kind = if machine["virtual_machine"] == true { ", virtual machine" } else { "" };
-        line(format!(
-            "- Machine: {}, {} cores{kind}, {} GiB, Linux {}; load average before: {}",
-            as_text(&machine["cpu"]),
-            machine["cores"],
-            machine["memory_gib"],
-            as_text(&machine["kernel"]),
-            as_text(&machine["load_average"])
-        ));
+        line(format!("- Machine: {}", system::machine_line(machine)));
         for server in &self.servers {
-            let commands: Vec<String> = server["commands"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(|command| format!("`{}`", as_text(command)))
-                .collect();
-            line(format!(
-                "- {}: {}; {}",
-                as_text(&server["name"]),
-                as_text(&server["version"]),
-                commands.join(" and ")
-            ));
+            let commands: Vec<String> = server.commands.iter().map(|command| format!("`{command}`")).collect();
+            line(format!("- {}: {}; {}", server.name, server.version, commands.join(" and ")));
         }
         let settings = &self.settings;
         line(format!(
-            "- Load: {} connections, {} keys ({}) of {} bytes, values of {} bytes, {} thread(s) on cpus {}; servers on cpus {}",
+            "- Load: {} connections, {} keys of {} bytes, {} thread(s) on cpus {}; servers on cpus {}",
             settings["connections"],
             settings["keys"],
-            as_text(&settings["distribution"]),
             settings["key_size"],
-            settings["value_size"],
             settings["load_threads"],
             settings["load_cpus"],
             settings["server_cpus"]
@@ -184,15 +256,88 @@ impl Report {
             settings["rounds"], settings["seconds"]
         ));
         line(format!("- `{}`\n", self.command_line));
-        line(
-            "CPU is the server's, in ns per operation. The ratio is to the cheaper floor of the same round."
-                .to_string(),
-        );
+        let note = "CPU is the server's, in ns per operation. The ratio is to the cheaper floor of the same round.";
+        line(note.to_string());
+        self.overviews(&mut text);
+        self.memory(&mut text);
+        self.details(&mut text);
+        text
+    }
+
+    /// One row a workload, one column a server.
+    fn overviews(&self, text: &mut String) {
+        let mut works: Vec<&Work> = self.cells.iter().map(|cell| &cell.work).collect();
+        works.dedup();
+        let mut names: Vec<&str> = Vec::new();
+        for cell in &self.cells {
+            if !names.contains(&cell.server.as_str()) {
+                names.push(&cell.server);
+            }
+        }
+        let ratio = |cell: &Cell| match cell.floor_ratio.is_empty() {
+            true => String::new(),
+            false => format!(" ({:.2})", median(&cell.floor_ratio)),
+        };
+        type Show<'a> = &'a dyn Fn(&Cell) -> String;
+        let tables: [(&str, Show<'_>); 4] = [
+            ("CPU per operation, ns (ratio to floor)", &|cell| {
+                format!("{:.0}{}", median(&cell.cpu_ns_per_op), ratio(cell))
+            }),
+            ("Throughput, thousand operations a second", &|cell| {
+                let limited = if cell.rounds_limited_by_load > 0 { " (!)" } else { "" };
+                format!("{:.0}{limited}", median(&cell.ops_per_second) / 1e3)
+            }),
+            ("Latency p50 / p99 / p99.9, µs", &|cell| {
+                let each = ["p50", "p99", "p99.9"].map(|name| format!("{:.0}", median(cell.latency(name))));
+                each.join(" / ")
+            }),
+            ("Verdicts on CPU per operation", &|cell| match self.verdict_on(cell) {
+                Some(verdict) if verdict.is_decided => verdict.text.clone(),
+                Some(_) => "within noise".to_string(),
+                None => "-".to_string(),
+            }),
+        ];
+        for (title, show) in tables {
+            let _ = writeln!(text, "\n## {title}\n");
+            let _ = writeln!(text, "| values, keys, command, P | {} |", names.join(" | "));
+            let _ = writeln!(text, "|---|{}", "---|".repeat(names.len()));
+            for work in &works {
+                let cell = |name: &&str| self.cells.iter().find(|cell| cell.work == **work && cell.server == *name);
+                let columns: Vec<String> = names.iter().map(|name| cell(name).map_or("-".to_string(), show)).collect();
+                let Work { command, value_size, distribution, pipeline } = work;
+                let _ = writeln!(
+                    text,
+                    "| {value_size} B, {distribution}, {command}, {pipeline} | {} |",
+                    columns.join(" | ")
+                );
+            }
+        }
+    }
+
+    fn verdict_on(&self, cell: &Cell) -> Option<&Verdict> {
+        self.verdicts.iter().find(|verdict| verdict.work == cell.work && verdict.peer == cell.server)
+    }
+
+    fn memory(&self, text: &mut String) {
+        let _ = writeln!(text, "\n## Memory per key: growth of RSS, bytes\n");
+        let _ = writeln!(text, "| server | values | with key and value | over key and value |\n|---|---|---|---|");
+        for server in &self.servers {
+            for memory in &server.memory {
+                let Memory { value_size, bytes_per_key, overhead_per_key } = memory;
+                let name = &server.name;
+                let _ = writeln!(text, "| {name} | {value_size} B | {bytes_per_key:.1} | {overhead_per_key:.1} |");
+            }
+        }
+    }
+
+    fn details(&self, text: &mut String) {
+        let mut line = |content: String| writeln!(text, "{content}").expect("writing to a string");
         let mut group = None;
         for cell in &self.cells {
-            if group != Some((&cell.command, cell.pipeline)) {
-                group = Some((&cell.command, cell.pipeline));
-                line(format!("\n## {}, pipeline {}\n", cell.command, cell.pipeline));
+            if group != Some(&cell.work) {
+                group = Some(&cell.work);
+                let Work { command, value_size, distribution, pipeline } = &cell.work;
+                line(format!("\n## {command}, pipeline {pipeline}, values of {value_size} B, {distribution} keys\n"));
                 line(
                     "| server | CPU ns/op | ratio to floor | ops/s | p50 us | p99 us | p99.9 us | load busy + waiting | server waiting |"
                         .to_string(),
@@ -200,7 +345,7 @@ impl Report {
                 line("|---|---|---|---|---|---|---|---|---|".to_string());
             }
             let ratio = if cell.floor_ratio.is_empty() { "-".to_string() } else { spread_text(&cell.floor_ratio, 2) };
-            let latencies: Vec<String> = cell.latency_us.iter().map(|list| spread_text(list, 0)).collect();
+            let latencies = ["p50", "p99", "p99.9"].map(|name| spread_text(cell.latency(name), 0));
             let warning = if cell.rounds_limited_by_load > 0 { " (!)" } else { "" };
             let misses = if cell.misses > 0 { format!(", {} misses", cell.misses) } else { String::new() };
             line(format!(
@@ -216,14 +361,27 @@ impl Report {
         }
         if self.cells.iter().any(|cell| cell.rounds_limited_by_load > 0) {
             line(
-                "\n(!) In some round the load generator ran or waited for its core more than 90 % of the time: throughput and latency there say more about \
-                 it than about the server, and a server which waits for load does smaller batches and looks dearer \
-                 than a saturated one."
+                "\n(!) In some round the load generator ran or waited for its core more than 90 % of the time: throughput \
+                 and latency there say more about it than about the server, and a server which waits for load does \
+                 smaller batches and looks dearer than a saturated one."
                     .to_string(),
             );
         }
-        text
     }
+}
+
+/// CPU per operation, which is the main figure.
+fn verdict(first: &Cell, peer: &Cell) -> Verdict {
+    let ratios = ratios(&first.cpu_ns_per_op, &peer.cpu_ns_per_op);
+    let is_decided = is_decided(&ratios);
+    let spread = spread_text(&ratios, 2);
+    let (one, other) = (&first.server, &peer.server);
+    let text = match is_decided {
+        true => format!("{one} takes {spread} of {other}'s"),
+        false if ratios.len() < ROUNDS_MIN => format!("{} rounds are too few to say", ratios.len()),
+        false => format!("{one} takes {spread} of {other}'s, which is within noise"),
+    };
+    Verdict { work: first.work.clone(), server: one.clone(), peer: other.clone(), text, is_decided }
 }
 
 /// Each round's cost over that of the cheapest floor in the same round.
@@ -232,42 +390,8 @@ fn floor_ratios(costs: &[f64], floors: &[Vec<f64>]) -> Vec<f64> {
     costs.iter().enumerate().map(|(round, cost)| cost / cheapest(round)).collect()
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[middle],
-        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
-    }
-}
-
-fn range(values: &[f64]) -> (f64, f64) {
-    values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &value| (low.min(value), high.max(value)))
-}
-
-fn spread_text(values: &[f64], digits: usize) -> String {
-    let (low, high) = range(values);
-    format!("{:.digits$} [{low:.digits$}..{high:.digits$}]", median(values))
-}
-
-fn spread_json(values: &[f64]) -> Value {
-    let (low, high) = range(values);
-    json!({ "median": median(values), "min": low, "max": high, "rounds": values })
-}
-
 fn as_text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
-}
-
-/// As a shell would need it.
-fn quote(argument: String) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,".contains(c);
-    if !argument.is_empty() && argument.chars().all(plain) {
-        return argument;
-    }
-    format!("\"{}\"", argument.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "\\$"))
 }
 
 #[cfg(test)]
@@ -275,22 +399,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_and_ranges() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert_eq!(range(&[3.0, 1.0, 2.0]), (1.0, 3.0));
-        assert_eq!(spread_text(&[1.0, 2.0, 4.0], 1), "2.0 [1.0..4.0]");
-    }
-
-    #[test]
     fn ratios_are_to_the_cheaper_floor_of_their_round() {
         let floors = [vec![100.0, 300.0], vec![200.0, 150.0]];
         assert_eq!(floor_ratios(&[200.0, 300.0], &floors), [2.0, 2.0]);
     }
 
+    fn cell(server: &str, cpu_ns_per_op: &[f64]) -> Cell {
+        Cell { server: server.to_string(), cpu_ns_per_op: cpu_ns_per_op.to_vec(), ..Cell::default() }
+    }
+
     #[test]
-    fn the_command_line_can_be_pasted() {
-        assert_eq!(quote("--server".into()), "--server");
-        assert_eq!(quote("r=redis --save ''".into()), "\"r=redis --save ''\"");
+    fn verdicts_are_refused_within_noise() {
+        let one = cell("a", &[100.0, 110.0, 90.0]);
+        let clear = verdict(&one, &cell("b", &[200.0, 220.0, 180.0]));
+        assert_eq!((clear.is_decided, clear.text.as_str()), (true, "a takes 0.50 [0.50..0.50] of b's"));
+        let noisy = verdict(&one, &cell("b", &[101.0, 100.0, 95.0]));
+        assert!(!noisy.is_decided && noisy.text.ends_with("within noise"), "{}", noisy.text);
+        let few = verdict(&cell("a", &[1.0]), &cell("b", &[2.0]));
+        assert!(!few.is_decided && few.text.contains("too few"), "{}", few.text);
     }
 }

@@ -1,10 +1,12 @@
 //! The processes under comparison: started, pinned, waited for, and ended whatever happens.
 
-use crate::client::{Client, Greeting, wait_for_port};
+use crate::client::{Address, Client, Greeting, wait_for_port};
 use crate::error::Error;
 use crate::run::LoadArgs;
 use crate::system;
+use crate::workload::Dialect;
 use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -15,10 +17,11 @@ use std::time::{Duration, Instant};
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `NAME=COMMAND` or `NAME=COMMAND;COMMAND`.
+/// `NAME=COMMAND` or `NAME=COMMAND;COMMAND`; `NAME+memcache=COMMAND` if it speaks memcached's protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerSpec {
     pub name: String,
+    pub dialect: Dialect,
     pub commands: Vec<String>,
 }
 
@@ -32,7 +35,11 @@ impl FromStr for ServerSpec {
         if name.is_empty() || commands.is_empty() || !commands.iter().all(|command| command.contains("{port")) {
             return Err(format!("'{text}' is not NAME=COMMAND with {{port}} in each command"));
         }
-        Ok(ServerSpec { name: name.to_string(), commands })
+        let (name, dialect) = match name.strip_suffix("+memcache") {
+            Some(name) => (name, Dialect::Memcache),
+            None => (name, Dialect::Resp),
+        };
+        Ok(ServerSpec { name: name.to_string(), dialect, commands })
     }
 }
 
@@ -41,6 +48,7 @@ pub struct Server {
     pub version: String,
     pub commands: Vec<String>,
     pub ports: Vec<u16>,
+    pub dialect: Dialect,
     pub is_floor: bool,
     processes: Vec<Process>,
 }
@@ -53,6 +61,7 @@ impl Server {
             version: version(&spec.commands[0]),
             commands: spec.commands.clone(),
             ports,
+            dialect: spec.dialect,
             is_floor: false,
             processes: Vec::new(),
         };
@@ -72,6 +81,7 @@ impl Server {
             version: format!("torc-bench {}", env!("CARGO_PKG_VERSION")),
             commands: vec![format!("torc-bench floor --kind {kind}")],
             ports: free_ports(count)?,
+            dialect: Dialect::Resp,
             is_floor: true,
             processes: Vec::new(),
         };
@@ -94,8 +104,8 @@ impl Server {
     pub fn wait_until_listening(&mut self) -> Result<(), Error> {
         for (process, &port) in self.processes.iter_mut().zip(&self.ports) {
             let start = Instant::now();
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            while wait_for_port(address, Duration::from_millis(100)).is_err() {
+            let address = local(port);
+            while wait_for_port(&address, Duration::from_millis(100)).is_err() {
                 system::check_interrupt()?;
                 let status = process.child.try_wait().map_err(Error::io("wait for a server"))?;
                 if status.is_some() || start.elapsed() > START_TIMEOUT {
@@ -109,12 +119,16 @@ impl Server {
     /// Waits until PING is answered (a server may refuse while loading), and asks for the version.
     pub fn wait_until_ready(&mut self, load: &LoadArgs) -> Result<(), Error> {
         self.wait_until_listening()?;
+        if self.dialect == Dialect::Memcache {
+            self.version = memcache_version(&local(self.ports[0]))?;
+            return Ok(());
+        }
         let greeting = Greeting { auth: load.auth.clone(), resp3: load.resp3 };
         for &port in &self.ports {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let address = local(port);
             let start = Instant::now();
             let mut client = loop {
-                let client = Client::connect(address, Duration::from_secs(2), &greeting)
+                let client = Client::connect(&address, Duration::from_secs(2), &greeting)
                     .and_then(|mut client| client.call(&[b"PING"]).map(|_| client));
                 match client {
                     Ok(client) => break client,
@@ -131,14 +145,35 @@ impl Server {
     }
 }
 
+fn local(port: u16) -> Address {
+    Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+}
+
+/// `VERSION 1.6.18`
+fn memcache_version(address: &Address) -> Result<String, Error> {
+    let dead = |error| Error::dead(address, error);
+    let mut stream = address.connect(START_TIMEOUT).map_err(dead)?;
+    stream.set_read_timeout(Some(START_TIMEOUT)).map_err(dead)?;
+    stream.write_all(b"version\r\n").map_err(dead)?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).map_err(dead)?;
+    match line.trim().strip_prefix("VERSION ") {
+        Some(version) => Ok(format!("memcached {version}")),
+        None => {
+            let expected = "VERSION and a number".to_string();
+            Err(Error::WrongReply { address: address.to_string(), expected, got: line.escape_debug().to_string() })
+        }
+    }
+}
+
 /// A child which does not outlive this one.
-struct Process {
-    child: Child,
-    log: PathBuf,
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) log: PathBuf,
 }
 
 impl Process {
-    fn start(mut command: Command, cpus: Vec<usize>, line: &str) -> Result<Process, Error> {
+    pub(crate) fn start(mut command: Command, cpus: Vec<usize>, line: &str) -> Result<Process, Error> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let log = std::env::temp_dir().join(format!("torc-bench-{}-{number}.log", std::process::id()));
@@ -216,7 +251,7 @@ fn free_ports(count: usize) -> Result<Vec<u16>, Error> {
 }
 
 /// The first line of `PROGRAM --version`, empty if the program does not know the flag.
-fn version(command: &str) -> String {
+pub(crate) fn version(command: &str) -> String {
     let program = command.split_whitespace().next().unwrap_or_default();
     let output = Command::new("timeout").args(["2", program, "--version"]).stdin(Stdio::null()).output();
     match output {
@@ -244,6 +279,9 @@ mod tests {
         assert_eq!(with_ports(&spec.commands[0], &[7001, 7002], 0), "redis --port 7001");
         assert_eq!(with_ports(&spec.commands[1], &[7001, 7002], 1), "redis --port 7002");
         assert_eq!(with_ports("redis --port {port}", &[7001, 7002], 1), "redis --port 7002");
+        assert_eq!(spec.dialect, Dialect::Resp);
+        let spec: ServerSpec = "m+memcache=memcached -p {port}".parse().unwrap();
+        assert_eq!((&spec.name[..], spec.dialect), ("m", Dialect::Memcache));
         assert!("redis".parse::<ServerSpec>().is_err());
         assert!("a=redis".parse::<ServerSpec>().is_err());
     }

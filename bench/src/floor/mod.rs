@@ -7,13 +7,14 @@
 mod epoll;
 mod uring;
 
-use crate::client;
+use crate::client::{self, Address};
 use crate::error::Error;
 use crate::system;
-use crate::workload::{Shape, Template};
+use crate::workload::{Dialect, Shape, Template};
 use clap::{Args, ValueEnum};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[derive(Args, Clone, Debug)]
@@ -72,15 +73,16 @@ pub fn run(args: &FloorArgs) -> Result<(), Error> {
     if !args.buffers.is_power_of_two() {
         return Err(Error::Usage("--buffers must be a power of two".to_string()));
     }
-    let shape = Shape { key_bytes: args.key_size, value_bytes: args.value_size };
+    let sizes = args.value_size.to_string().parse().map_err(Error::Usage)?;
+    let shape = Shape { key_bytes: args.key_size, sizes: Arc::new(sizes), dialect: Dialect::Resp };
     if args.key_size <= crate::keys::PREFIX_BYTES {
         return Err(Error::Usage("--key-size is too small".to_string()));
     }
-    let template = Template::new(&args.command, shape)?;
+    let template = Template::new(&args.command, &shape)?;
     let request_bytes = args.request_bytes.unwrap_or(template.bytes.len() as u64).max(1);
     let replies = Replies::new(request_bytes, &template.expectation.sample());
     system::raise_open_files();
-    let address = client::resolve(&args.host, args.port)?;
+    let Address::Tcp(address) = client::resolve(&args.host, args.port)? else { unreachable!("a host and a port") };
     let listener = listen(address)?;
     match args.kind {
         Kind::Uring => uring::serve(args, &replies, &listener).map_err(Error::io("serve over io_uring")),

@@ -4,17 +4,28 @@
 //! reply of it has arrived. Latency is from just before the batch's send to the arrival of each reply. At
 //! saturation it therefore says how long the queue is, which the number of connections decides; compare
 //! latencies only between runs with the same plan.
+//!
+//! Open loop: requests are due at times which do not depend on the server. Each goes to the next connection
+//! that has none under way, and its latency is from the time at which it was due: if the server stalls, all
+//! that was due meanwhile counts as late, as it would be for the users behind it (G. Tene, "How NOT to
+//! measure latency": no coordinated omission).
 
+mod pace;
+mod progress;
+mod series;
 mod worker;
 
-use crate::client::Greeting;
+pub use pace::{Arrivals, Pace};
+pub use series::Second;
+
+use crate::client::{Address, Greeting};
 use crate::error::Error;
 use crate::process;
 use crate::random::Distribution;
-use crate::system;
 use crate::workload::{Shape, Slice, Workload};
 use hdrhistogram::Histogram;
-use std::net::SocketAddr;
+use progress::Progress;
+use std::collections::BTreeMap;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::thread;
@@ -33,7 +44,9 @@ pub struct Plan {
     pub keys: u64,
     pub order: Order,
     pub connections: usize,
+    /// Requests in flight on each connection, at most.
     pub pipeline: usize,
+    pub pace: Pace,
     pub threads: usize,
     /// Thread i runs on cpu i modulo their number; none means unpinned.
     pub cpus: Vec<usize>,
@@ -41,16 +54,18 @@ pub struct Plan {
     pub warmup: Duration,
     pub stop: Stop,
     pub timeout: Duration,
+    /// Shows a bar on a terminal, with this in front of it.
+    pub progress: Option<&'static str>,
 }
 
 /// A server, and which of all keys it is asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Target {
-    pub address: SocketAddr,
+    pub address: Address,
     pub slice: Slice,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Order {
     Random(Distribution),
     /// Each key once, in order.
@@ -70,6 +85,12 @@ pub struct Outcome {
     pub misses: u64,
     pub seconds: f64,
     pub latency_ns: Histogram<u64>,
+    /// The same in intervals of a second.
+    pub series: Vec<Second>,
+    /// Error replies by their first word, from the first request to the last.
+    pub refused: BTreeMap<String, u64>,
+    /// Requests of an open loop that were due and not sent when it ended.
+    pub behind: u64,
     pub threads: Vec<ThreadUsage>,
     pub server: Option<ServerUsage>,
 }
@@ -81,12 +102,14 @@ pub struct ThreadUsage {
     /// Ready to run while something else had the core.
     pub wait_ns: u64,
     pub wall_ns: u64,
+    /// Of the CPU time, what an open loop spent looking at the clock because its next request was near.
+    pub spun_ns: u64,
 }
 
 impl ThreadUsage {
-    /// Of one core.
+    /// Of one core, waiting for the next request to be due not counted.
     pub fn busy(self) -> f64 {
-        self.cpu_ns as f64 / self.wall_ns.max(1) as f64
+        self.cpu_ns.saturating_sub(self.spun_ns) as f64 / self.wall_ns.max(1) as f64
     }
 
     /// The share of the time in which it wanted a core and had none.
@@ -116,12 +139,13 @@ impl Outcome {
 
     pub fn load_ns_per_request(&self) -> f64 {
         let requests: u64 = self.threads.iter().map(|thread| thread.requests).sum();
-        self.threads.iter().map(|thread| thread.cpu_ns).sum::<u64>() as f64 / requests.max(1) as f64
+        let cpu_ns = |thread: &ThreadUsage| thread.cpu_ns.saturating_sub(thread.spun_ns);
+        self.threads.iter().map(cpu_ns).sum::<u64>() as f64 / requests.max(1) as f64
     }
 
     /// The thread with the least idle time.
     fn busiest(&self) -> ThreadUsage {
-        let demand = |thread: &&ThreadUsage| (thread.cpu_ns + thread.wait_ns) * 1_000 / thread.wall_ns.max(1);
+        let demand = |thread: &&ThreadUsage| ((thread.busy() + thread.waiting()) * 1_000.0) as u64;
         *self.threads.iter().max_by_key(demand).expect("a plan has a thread")
     }
 
@@ -136,6 +160,15 @@ impl Outcome {
     /// Running or kept from running, the generator had no time to spare.
     pub fn load_is_limit(&self) -> bool {
         self.load_busy() + self.load_waiting() > BUSY
+    }
+
+    /// An error if there was an error reply.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.refused.is_empty() {
+            return Ok(());
+        }
+        let kinds = self.refused.iter().map(|(kind, count)| format!("{kind} {count} times")).collect::<Vec<_>>();
+        Err(Error::Refused { count: self.refused.values().sum(), kinds: kinds.join(", ") })
     }
 
     /// The share of the time in which the server wanted a core and had none.
@@ -196,15 +229,30 @@ pub fn run(plan: &Plan, server_pids: &[u32]) -> Result<Outcome, Error> {
         if let Some(error) = failure {
             return Err(error);
         }
-        let window = window?;
-        let mut latency_ns = worker::new_histogram();
-        let mut threads = Vec::new();
+        let Window { requests, misses, seconds, server } = window?;
+        let mut outcome = Outcome {
+            requests,
+            misses,
+            seconds,
+            latency_ns: worker::new_histogram(),
+            series: Vec::new(),
+            refused: BTreeMap::new(),
+            behind: 0,
+            threads: Vec::new(),
+            server,
+        };
+        let mut series = Vec::new();
         for report in reports {
-            latency_ns.add(&report.latency_ns).expect("histograms of one shape");
-            threads.push(report.usage);
+            outcome.latency_ns.add(&report.latency_ns).expect("histograms of one shape");
+            outcome.threads.push(report.usage);
+            outcome.behind += report.behind;
+            for (kind, count) in report.refused {
+                *outcome.refused.entry(kind).or_default() += count;
+            }
+            series.push(report.series);
         }
-        let Window { requests, misses, seconds, server } = window;
-        Ok(Outcome { requests, misses, seconds, latency_ns, threads, server })
+        outcome.series = series::merge(&series, seconds);
+        Ok(outcome)
     })
 }
 
@@ -218,60 +266,53 @@ struct Window {
 fn measure(plan: &Plan, shared: &Shared, pids: &[u32], finished: &dyn Fn() -> usize) -> Result<Window, Error> {
     let sample = || if pids.is_empty() { Ok(None) } else { process::sample(pids).map(Some) };
     let total = |counters: &[AtomicU64]| counters.iter().map(|c| c.load(Ordering::Relaxed)).sum::<u64>();
+    let requests = || total(&shared.requests);
     shared.start.wait();
+    let progress = Progress::start(plan);
     if let Stop::After(_) = plan.stop {
         shared.start.wait();
-        wait_until(Instant::now() + plan.warmup, &|| finished() > 0)?;
+        let end = Instant::now() + plan.warmup;
+        progress.watch(&requests, || Instant::now() >= end || finished() > 0)?;
     }
     let before = sample();
     let start = Instant::now();
-    let (requests_before, misses_before) = (total(&shared.requests), total(&shared.misses));
+    let (requests_before, misses_before) = (requests(), total(&shared.misses));
     shared.phase.store(PHASE_MEASURE, Ordering::Relaxed);
     match plan.stop {
-        Stop::After(duration) => wait_until(start + duration, &|| finished() > 0)?,
+        Stop::After(duration) => {
+            progress.watch(&requests, || start.elapsed() >= duration || finished() > 0)?;
+        }
         Stop::Requests(_) => {
             shared.start.wait();
-            while finished() < plan.threads {
-                system::check_interrupt()?;
-                thread::sleep(Duration::from_micros(500));
-            }
+            progress.watch(&requests, || finished() == plan.threads)?;
         }
     }
     let seconds = start.elapsed().as_secs_f64();
     let after = sample()?;
     Ok(Window {
-        requests: total(&shared.requests) - requests_before,
+        requests: requests() - requests_before,
         misses: total(&shared.misses) - misses_before,
         seconds,
         server: before?.zip(after).map(|(before, after)| ServerUsage { before, after }),
     })
 }
 
-fn wait_until(end: Instant, early: &dyn Fn() -> bool) -> Result<(), Error> {
-    loop {
-        system::check_interrupt()?;
-        let rest = end.saturating_duration_since(Instant::now());
-        if rest.is_zero() || early() {
-            return Ok(());
-        }
-        thread::sleep(rest.min(Duration::from_millis(20)));
-    }
-}
-
 /// Writes every key once to its target, or to each, and reads every one back, byte for byte.
-pub fn preload(plan: &Plan, shape: Shape) -> Result<(), Error> {
-    for &target in &plan.targets {
-        for command in ["set", "get"] {
+pub fn preload(plan: &Plan, shape: &Shape) -> Result<(), Error> {
+    for target in &plan.targets {
+        for (command, progress) in [("set", "writing every key"), ("get", "reading every key")] {
             let step = Plan {
-                targets: vec![target],
+                targets: vec![target.clone()],
                 workload: Workload::new(command, (1, 1), shape, true)?,
                 order: Order::Sequential,
                 connections: plan.threads * 8,
-                pipeline: 64.min(1 + PRELOAD_BATCH_BYTES / shape.value_bytes.max(1)),
+                pipeline: 64.min(1 + PRELOAD_BATCH_BYTES / shape.sizes.max().max(1)),
+                pace: Pace::Closed,
                 stop: Stop::Requests(plan.keys),
+                progress: plan.progress.map(|_| progress),
                 ..plan.clone()
             };
-            run(&step, &[])?;
+            run(&step, &[])?.check()?;
         }
     }
     Ok(())

@@ -6,6 +6,8 @@
 //! floor they measured equal to queued ones, and here they start the server earlier and give each batch its own time stamp. What
 //! the socket does not take at once is queued on the ring, so no connection holds up another.
 
+use super::pace::Schedule;
+use super::series::Interval;
 use super::{Order, PHASE_MEASURE, PHASE_STOP, PHASE_WARMUP, Plan, Shared, Stop, Target, ThreadUsage};
 use crate::client::Client;
 use crate::error::Error;
@@ -15,11 +17,12 @@ use crate::system;
 use crate::workload::Batch;
 use hdrhistogram::Histogram;
 use io_uring::{IoUring, cqueue, opcode, types};
+use socket2::Socket;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// user_data is `operation << 32 | slot`. Slots are never reused here, so they need no generation.
 const OPERATION_RECEIVE: u64 = 0;
@@ -28,9 +31,15 @@ const OPERATION_TICK: u64 = 2;
 
 /// How often a thread with nothing to do looks at the phase and at the age of its batches.
 const TICK: types::Timespec = types::Timespec::new().nsec(50_000_000);
+/// A sleeping thread is woken late by so much, so an open loop looks at the clock for the last part of a wait.
+const WAKE_LATE_NS: u64 = 100_000;
+const SECOND_NS: u64 = 1_000_000_000;
 
 pub struct Report {
     pub latency_ns: Histogram<u64>,
+    pub series: Vec<Interval>,
+    pub refused: BTreeMap<String, u64>,
+    pub behind: u64,
     pub usage: ThreadUsage,
 }
 
@@ -62,16 +71,31 @@ struct Worker<'a> {
     /// Connections whose batch is not answered yet.
     busy: usize,
     epoch: Instant,
+    /// Of an open loop: when requests are due, those due and not sent, and the connections without a batch.
+    schedule: Option<Schedule>,
+    due: VecDeque<u64>,
+    idle: VecDeque<usize>,
+    spun_ns: u64,
     requests: u64,
     misses: u64,
+    refused: BTreeMap<String, u64>,
+    refused_count: u64,
+    /// Those of them that are in an interval.
+    refused_noted: u64,
+    behind: u64,
+    /// Of the current second, and of all before it.
+    interval_ns: Histogram<u64>,
     latency_ns: Histogram<u64>,
+    series: Vec<Interval>,
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Socket,
     target: Target,
     batch: Batch,
     sent_at_ns: u64,
+    /// Of an open loop: when each request of the batch was due.
+    due_ns: Vec<u64>,
     /// The beginning of a reply whose end has not arrived, and the bytes it needs before another look.
     carry: Vec<u8>,
     need: usize,
@@ -86,10 +110,11 @@ impl<'a> Worker<'a> {
         let mut connections = Vec::new();
         for i in (thread..plan.connections).step_by(plan.threads) {
             // A thread's connections are spread over the targets even if the two numbers share a factor.
-            let target = plan.targets[(i / plan.threads + thread) % plan.targets.len()];
-            let stream = Client::connect(target.address, plan.timeout, &plan.greeting)?.stream;
+            let target = plan.targets[(i / plan.threads + thread) % plan.targets.len()].clone();
+            let stream = Client::connect(&target.address, plan.timeout, &plan.greeting)?.stream;
             let batch = Batch::new(&plan.workload, plan.pipeline);
-            connections.push(Connection { stream, target, batch, sent_at_ns: 0, carry: Vec::new(), need: 0 });
+            let (due_ns, carry) = (Vec::new(), Vec::new());
+            connections.push(Connection { stream, target, batch, sent_at_ns: 0, due_ns, carry, need: 0 });
         }
         let count = connections.len().next_power_of_two();
         let ring = ring::new_ring((count as u32).clamp(64, 4096)).map_err(Error::io("set up io_uring"))?;
@@ -105,10 +130,12 @@ impl<'a> Worker<'a> {
             Stop::After(_) => (0, u64::MAX),
         };
         let seed = plan.seed.wrapping_add((thread as u64).wrapping_mul(0x5851_f42d_4c95_7f2d));
-        let keys = match plan.order {
-            Order::Random(distribution) => KeySource::new(distribution, plan.keys, seed),
+        let keys = match &plan.order {
+            Order::Random(distribution) => KeySource::new(distribution, plan.keys, seed, thread, plan.threads),
             Order::Sequential => KeySource::Sequential { next: share_first },
         };
+        let epoch = Instant::now();
+        let schedule = Schedule::new(plan.pace, thread, plan.threads, 0, Random::new(seed ^ 0x0ca7));
         Ok(Worker {
             ring,
             buffers,
@@ -120,10 +147,20 @@ impl<'a> Worker<'a> {
             choice: Random::new(!seed),
             budget: share_last - share_first,
             busy: 0,
-            epoch: Instant::now(),
+            epoch,
+            schedule,
+            due: VecDeque::new(),
+            idle: VecDeque::new(),
+            spun_ns: 0,
             requests: 0,
             misses: 0,
+            refused: BTreeMap::new(),
+            refused_count: 0,
+            refused_noted: 0,
+            behind: 0,
+            interval_ns: new_histogram(),
             latency_ns: new_histogram(),
+            series: Vec::new(),
         })
     }
 
@@ -132,27 +169,40 @@ impl<'a> Worker<'a> {
             self.receive(slot)?;
         }
         self.tick()?;
+        // All threads get here together, which is when an open loop begins.
+        self.epoch = Instant::now();
         for slot in 0..self.connections.len() {
-            self.send_batch(slot)?;
+            match self.schedule {
+                Some(_) => self.idle.push_back(slot),
+                None => self.send_next(slot)?,
+            }
         }
         let mut phase = PHASE_WARMUP;
         let mut window = self.stamp();
         let mut usage = None;
         let mut completions = Vec::new();
         let mut starved = Vec::new();
-        while self.busy > 0 {
-            ring::submit_and_wait(&mut self.ring).map_err(Error::io("wait for completions"))?;
+        while self.busy > 0 || self.schedule.is_some() && (self.budget > 0 || !self.due.is_empty()) {
+            self.wait()?;
             let phase_now = self.shared.phase.load(Ordering::Relaxed);
             if phase_now != phase {
                 let at = self.stamp();
                 if phase_now == PHASE_MEASURE {
-                    self.latency_ns.reset();
+                    self.interval_ns.reset();
+                    self.refused_noted = self.refused_count;
                     window = at;
                 } else if phase_now == PHASE_STOP {
+                    self.end_interval();
                     usage = Some(usage_between(window, at));
                     self.budget = 0;
+                    self.behind = self.due.len() as u64;
+                    self.due.clear();
                 }
                 phase = phase_now;
+            } else if phase == PHASE_MEASURE
+                && self.now_ns().saturating_sub(window.wall_ns) >= (self.series.len() as u64 + 1) * SECOND_NS
+            {
+                self.end_interval();
             }
             let now_ns = self.now_ns();
             completions.extend(self.ring.completion().map(|cqe| (cqe.user_data(), cqe.result(), cqe.flags())));
@@ -184,8 +234,70 @@ impl<'a> Worker<'a> {
             self.shared.requests[self.thread].store(self.requests, Ordering::Relaxed);
             self.shared.misses[self.thread].store(self.misses, Ordering::Relaxed);
         }
+        if usage.is_none() {
+            self.end_interval();
+        }
         let usage = usage.unwrap_or_else(|| usage_between(window, self.stamp()));
-        Ok(Report { latency_ns: self.latency_ns, usage })
+        let (latency_ns, series, refused) = (self.latency_ns, self.series, self.refused);
+        Ok(Report { latency_ns, series, refused, behind: self.behind, usage })
+    }
+
+    /// Waits for completions. In an open loop also until requests are due, which it sends.
+    fn wait(&mut self) -> Result<(), Error> {
+        let failed = Error::io("wait for completions");
+        let Some(schedule) = &self.schedule else { return ring::submit_and_wait(&mut self.ring).map_err(failed) };
+        // What nobody can take will be sent when a reply has come.
+        if self.idle.is_empty() || self.budget == 0 && self.due.is_empty() {
+            ring::submit_and_wait(&mut self.ring).map_err(failed)?;
+            return self.send_due();
+        }
+        let (now_ns, next_ns) = (self.epoch.elapsed().as_nanos() as u64, schedule.next_ns());
+        let rest_ns = next_ns.saturating_sub(now_ns);
+        if rest_ns > 2 * WAKE_LATE_NS {
+            let duration = Duration::from_nanos(rest_ns - WAKE_LATE_NS);
+            ring::submit_and_wait_for(&mut self.ring, duration).map_err(failed)?;
+        } else {
+            self.ring.submit().map_err(failed)?;
+            let mut now = now_ns;
+            while now < next_ns && !ring::has_news(&mut self.ring) {
+                std::hint::spin_loop();
+                now = self.epoch.elapsed().as_nanos() as u64;
+            }
+            self.spun_ns += now - now_ns;
+            self.ring.submit().map_err(Error::io("look for completions"))?;
+        }
+        self.send_due()
+    }
+
+    /// Sends what is due, spread over the connections without a batch, the one that has been idle longest first.
+    fn send_due(&mut self) -> Result<(), Error> {
+        let now_ns = self.now_ns();
+        while self.budget > 0
+            && let Some(due_ns) = self.schedule.as_mut().and_then(|schedule| schedule.take(now_ns))
+        {
+            self.due.push_back(due_ns);
+            if matches!(self.plan.stop, Stop::Requests(_)) {
+                self.budget -= 1;
+            }
+        }
+        while !self.due.is_empty()
+            && let Some(slot) = self.idle.pop_front()
+        {
+            let share = self.due.len().div_ceil(self.idle.len() + 1).min(self.plan.pipeline);
+            let connection = &mut self.connections[slot];
+            connection.due_ns.clear();
+            connection.due_ns.extend(self.due.drain(..share));
+            self.send_batch(slot, share)?;
+        }
+        Ok(())
+    }
+
+    /// A second of the measurement is over, or all of it.
+    fn end_interval(&mut self) {
+        self.series.push(Interval::new(&self.interval_ns, self.refused_count - self.refused_noted));
+        self.refused_noted = self.refused_count;
+        self.latency_ns.add(&self.interval_ns).expect("histograms of one shape");
+        self.interval_ns.reset();
     }
 
     /// Checks what arrived, and sends the next batch if that was the last reply of this one.
@@ -218,7 +330,19 @@ impl<'a> Worker<'a> {
         if taken.replies > 0 {
             self.requests += taken.replies;
             self.misses += taken.misses;
-            self.latency_ns.saturating_record_n(now_ns.saturating_sub(connection.sent_at_ns).max(1), taken.replies);
+            let since = |start_ns: u64| now_ns.saturating_sub(start_ns).max(1);
+            if self.schedule.is_none() {
+                self.interval_ns.saturating_record_n(since(connection.sent_at_ns), taken.replies);
+            } else {
+                let answered = connection.batch.answered();
+                for &due_ns in &connection.due_ns[answered - taken.replies as usize..answered] {
+                    self.interval_ns.saturating_record(since(due_ns));
+                }
+            }
+        }
+        for kind in taken.refused {
+            self.refused_count += 1;
+            *self.refused.entry(kind).or_default() += 1;
         }
         if connection.batch.outstanding() > 0 {
             return Ok(());
@@ -231,22 +355,30 @@ impl<'a> Worker<'a> {
             });
         }
         self.busy -= 1;
-        self.send_batch(slot)
-    }
-
-    /// Sends the connection's next batch, as far as the budget goes.
-    fn send_batch(&mut self, slot: usize) -> Result<(), Error> {
-        let requests = self.budget.min(self.plan.pipeline as u64);
-        if requests == 0 {
+        if self.schedule.is_some() {
+            self.idle.push_back(slot);
             return Ok(());
         }
-        if !matches!(self.plan.stop, Stop::After(_)) {
+        self.send_next(slot)
+    }
+
+    /// Sends the connection's next batch of a closed loop, as far as the budget goes.
+    fn send_next(&mut self, slot: usize) -> Result<(), Error> {
+        let requests = self.budget.min(self.plan.pipeline as u64);
+        if matches!(self.plan.stop, Stop::Requests(_)) {
             self.budget -= requests;
+        }
+        self.send_batch(slot, requests as usize)
+    }
+
+    fn send_batch(&mut self, slot: usize, requests: usize) -> Result<(), Error> {
+        if requests == 0 {
+            return Ok(());
         }
         self.busy += 1;
         let connection = &mut self.connections[slot];
         let workload = &self.plan.workload;
-        connection.batch.fill(workload, &mut self.keys, &mut self.choice, connection.target.slice, requests as usize);
+        connection.batch.fill(workload, &mut self.keys, &mut self.choice, connection.target.slice, requests);
         let bytes = connection.batch.bytes(workload);
         let fd = connection.stream.as_raw_fd();
         connection.sent_at_ns = self.epoch.elapsed().as_nanos() as u64;
@@ -257,7 +389,7 @@ impl<'a> Worker<'a> {
             0.. => sent as usize,
             _ => match io::Error::last_os_error() {
                 error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => 0,
-                error => return Err(Error::dead(connection.target.address, error)),
+                error => return Err(Error::dead(&connection.target.address, error)),
             },
         };
         let rest = &bytes[sent..];
@@ -306,7 +438,7 @@ impl<'a> Worker<'a> {
             0.. => format!("closed the connection with {} replies outstanding", connection.batch.outstanding()),
             _ => io::Error::from_raw_os_error(-result).to_string(),
         };
-        Error::dead(connection.target.address, reason)
+        Error::dead(&connection.target.address, reason)
     }
 
     /// The thread's usage since its beginning.
@@ -316,6 +448,7 @@ impl<'a> Worker<'a> {
             cpu_ns: system::thread_cpu_ns(),
             wait_ns: system::thread_wait_ns(),
             wall_ns: self.now_ns(),
+            spun_ns: self.spun_ns,
         }
     }
 
@@ -330,5 +463,6 @@ fn usage_between(start: ThreadUsage, end: ThreadUsage) -> ThreadUsage {
         cpu_ns: end.cpu_ns - start.cpu_ns,
         wait_ns: end.wait_ns - start.wait_ns,
         wall_ns: end.wall_ns - start.wall_ns,
+        spun_ns: end.spun_ns - start.spun_ns,
     }
 }
