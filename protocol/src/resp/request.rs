@@ -950,43 +950,4 @@ mod tests {
             assert_eq!(outcome.requests[0].len(), ARGS_MAX);
         }
     }
-
-    /// `cargo test -p torc-protocol --release timing -- --ignored --nocapture`
-    #[test]
-    #[ignore = "a measurement"]
-    fn timing_of_a_set() {
-        use std::hint::black_box;
-        let key = b"key:000000000042";
-        let set = [&b"*3\r\n$3\r\nSET\r\n$16\r\n"[..], key, b"\r\n$32\r\n", &[b'v'; 32], b"\r\n"].concat();
-        let get = [&b"*2\r\n$3\r\nGET\r\n$16\r\n"[..], key, b"\r\n"].concat();
-        for (name, request) in [("SET", set), ("GET", get)] {
-            let count = (16 << 10) / request.len();
-            let input = request.repeat(count);
-            let (mut spans, mut shared) = (Vec::new(), Vec::new());
-            let mut parser = RequestParser::default();
-            let mut rounds: Vec<f64> = (0..200)
-                .map(|_| {
-                    let start = std::time::Instant::now();
-                    for _ in 0..20 {
-                        let mut position = 0;
-                        let input = black_box(&input[..]);
-                        while let Ok(Step::InPlace) =
-                            parser.parse(input, &mut position, &mut spans, &mut shared, &RequestLimits::default())
-                        {
-                            black_box(&spans);
-                            spans.clear();
-                        }
-                    }
-                    start.elapsed().as_nanos() as f64 / (20 * count) as f64
-                })
-                .collect();
-            rounds.sort_by(f64::total_cmp);
-            println!("{name}: min {:.1} median {:.1} p90 {:.1} ns", rounds[0], rounds[100], rounds[180]);
-        }
-        let start = std::time::Instant::now();
-        for _ in 0..10_000_000 {
-            black_box(crate::slot::Slot::of_key(black_box(key)));
-        }
-        println!("slot of a 16-byte key: {:.1} ns", start.elapsed().as_nanos() as f64 / 1e7);
-    }
 }
