@@ -28,11 +28,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tables::{Cell, Table};
 use tap::Tap;
-use tools::{Amount, KEY_BYTES, KEYS_LIMIT, Kind, Load, Tool};
+use tools::{Amount, Asked, KEY_BYTES, KEYS_LIMIT, Kind, Load, Tool};
 
 #[derive(Args, Clone, Debug)]
 pub struct CrossCheckArgs {
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "drive,rate,closed")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "drive,rate,closed,slow")]
     pub parts: Vec<Part>,
     /// memtier_benchmark, if it is not on PATH.
     #[arg(long)]
@@ -40,7 +40,7 @@ pub struct CrossCheckArgs {
     /// redis-benchmark, if it is not on PATH.
     #[arg(long)]
     pub redis_benchmark: Option<PathBuf>,
-    /// The server of `rate` and `closed`; runs under `sh -c 'exec ...'`.
+    /// The server of all parts but `drive`; runs under `sh -c 'exec ...'`.
     #[arg(long, default_value = "redis-server --save '' --appendonly no --port {port}")]
     pub server: String,
     #[arg(long, default_value_t = 0)]
@@ -78,7 +78,13 @@ pub enum Part {
     Drive,
     Rate,
     Closed,
+    /// One connection to a server which has much to do for each request.
+    Slow,
 }
+
+/// Keys of `slow`, and their size: some hundred microseconds of work for one request.
+const SLOW_KEYS: u64 = 100;
+const SLOW_BYTES: usize = 1 << 20;
 
 /// A GET's reply but for the value: `$32\r\n` and `\r\n`.
 fn reply_bytes(value_size: usize) -> usize {
@@ -104,7 +110,7 @@ pub fn run(args: &CrossCheckArgs) -> Result<(), Error> {
     if args.parts.contains(&Part::Drive) {
         check.drive(&mut report)?;
     }
-    if args.parts.contains(&Part::Rate) || args.parts.contains(&Part::Closed) {
+    if args.parts.iter().any(|part| *part != Part::Drive) {
         check.latency(&mut report)?;
     }
     println!("{}", report.to_markdown());
@@ -152,7 +158,7 @@ struct DefaultLoad {
 impl Check<'_> {
     fn load(&self, port: u16, connections: usize, pipeline: usize, amount: Amount) -> Load {
         let (keys, value_size) = (self.args.keys, self.args.value_size);
-        Load { port, cpu: self.load_cpu, connections, pipeline, keys, value_size, amount }
+        Load { asked: Asked::Get, port, cpu: self.load_cpu, connections, pipeline, keys, value_size, amount }
     }
 
     /// Each tool against a floor which knows the size of its requests.
@@ -254,11 +260,7 @@ impl Check<'_> {
         server.wait_until_ready(&DefaultLoad::parse_from(["load"]).load)?;
         report.describe_server(&server);
         let port = server.ports[0];
-        // redis-benchmark's keys are ours.
-        for tool in self.tools.iter().filter(|tool| tool.kind != Kind::RedisBenchmark) {
-            eprintln!("preload with {}", tool.kind.name());
-            measure::preload(tool, &self.load(port, self.args.connections, 16, Amount::Preload))?;
-        }
+        self.preload(&self.load(port, self.args.connections, 16, Amount::Preload))?;
         let seconds = self.args.seconds;
         let rate = Amount::Rate { per_second: self.args.rate, seconds };
         let mut parts = vec![(Part::Rate, "Latency at a fixed rate", self.args.connections, rate)];
@@ -275,6 +277,28 @@ impl Check<'_> {
             let plans: Vec<_> = self.tools.iter().filter(able).map(|tool| (tool, load, &server)).collect();
             let cells = if plans.len() < 2 { Vec::new() } else { self.rounds(title, plans)? };
             report.add(Table { part, title: title.to_string(), pipeline: 1, connections, cells });
+        }
+        if self.args.parts.contains(&Part::Slow) {
+            let connections = 1;
+            let heavy = Load {
+                asked: Asked::BitCount,
+                keys: SLOW_KEYS,
+                value_size: SLOW_BYTES,
+                ..self.load(port, connections, 1, Amount::Seconds(seconds))
+            };
+            self.preload(&heavy)?;
+            let title = "Latency of slow requests".to_string();
+            let cells = self.rounds(&title, self.tools.iter().map(|tool| (tool, heavy, &server)).collect())?;
+            report.add(Table { part: Part::Slow, title, pipeline: 1, connections, cells });
+        }
+        Ok(())
+    }
+
+    /// Each tool writes its own keys; those of redis-benchmark are ours.
+    fn preload(&self, load: &Load) -> Result<(), Error> {
+        for tool in self.tools.iter().filter(|tool| tool.kind != Kind::RedisBenchmark) {
+            eprintln!("preload with {}", tool.kind.name());
+            measure::preload(tool, load)?;
         }
         Ok(())
     }

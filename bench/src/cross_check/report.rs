@@ -190,6 +190,7 @@ impl Report {
         let is_first = self.tables.iter().find(|other| other.part == table.part).is_some_and(|it| ptr::eq(it, table));
         match table.part {
             Part::Rate => line(self.rate_explained()),
+            Part::Slow => line(SLOW_EXPLAINED.to_string()),
             // Not before the table of each number of connections again.
             _ if is_first => line(CLOSED_LOOP_EXPLAINED.to_string()),
             _ => {}
@@ -239,7 +240,7 @@ impl Report {
              the reply to the last has come; all connections wake together. Its latency counts from when the request \
              is made, not from when it was due. So its requests come in bursts and queue behind each other at this \
              rate as they do at saturation, and what a slow reply holds back is not counted. Where the figures differ \
-             here, the loads differ; the closed loop is the test of the clocks. A cycle is the connections over the \
+             here, the loads differ; slow requests are the test of the clocks. A cycle is the connections over the \
              throughput, pauses included.\n",
             self.rate
         )
@@ -256,6 +257,11 @@ const CLOSED_LOOP_EXPLAINED: &str = "\
     throughput: by Little's law the mean time from one request of a connection to its next, whatever a tool says. By \
     what the mean latency falls short of it, the tool had nothing under way. A tool which is slower itself makes a \
     longer cycle: hold each latency against the cycle of its own row first, and only then against other tools.\n";
+
+const SLOW_EXPLAINED: &str = "\
+    BITCOUNT of 1 MiB, one connection, pipeline 1: the server works for hundreds of microseconds on each request, and nothing \
+    queues. So all tools sustain the same rate and wait for the same thing, and must say the same; where they read the \
+    clock makes some microseconds of difference.\n";
 
 fn write_drive(text_out: &mut String, table: &Table) {
     let mut line = |content: String| writeln!(text_out, "{content}").expect("writing to a string");

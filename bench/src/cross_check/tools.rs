@@ -19,9 +19,17 @@ pub struct Tool {
     pub version: String,
 }
 
-/// A load of GETs, on one thread.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Asked {
+    Get,
+    /// BITCOUNT: long work for the server and a short reply, so that the server is the limit and no tool is.
+    BitCount,
+}
+
+/// A load on one thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
+    pub asked: Asked,
     pub port: u16,
     pub cpu: usize,
     pub connections: usize,
@@ -85,10 +93,10 @@ impl Kind {
     pub fn arguments(self, load: &Load, json_file: &Path) -> Vec<String> {
         let mut arguments = Vec::new();
         let mut add = |line: String| arguments.extend(line.split(' ').map(str::to_string));
-        let &Load { port, cpu, connections, pipeline, keys, value_size, amount } = load;
+        let &Load { asked, port, cpu, connections, pipeline, keys, value_size, amount } = load;
         match self {
             Kind::TorcBench => {
-                add(format!("run --json --command get --threads 1 --cpus {cpu} --port {port}"));
+                add(format!("run --json --threads 1 --cpus {cpu} --port {port}"));
                 add(format!("--connections {connections} --pipeline {pipeline} --keys {keys}"));
                 add(format!("--key-size {KEY_BYTES} --value-size {value_size}"));
                 match amount {
@@ -97,6 +105,8 @@ impl Kind {
                     Amount::Rate { per_second, seconds } => add(format!("--rate {per_second} --seconds {seconds}")),
                     Amount::Preload => add("--preload --requests 1".to_string()),
                 }
+                let command = if asked == Asked::Get { "get" } else { "BITCOUNT __key__" };
+                arguments.extend(["--command", command].map(str::to_string));
             }
             Kind::Memtier => {
                 let last = MEMTIER_FIRST_KEY + keys - 1;
@@ -104,9 +114,10 @@ impl Kind {
                 add(format!("-s 127.0.0.1 -p {port} -t 1 -c {connections} --distinct-client-seed --randomize"));
                 add(format!("--pipeline {pipeline} -d {value_size} --hide-histogram --key-prefix {KEY_PREFIX}"));
                 add(format!("--key-minimum {MEMTIER_FIRST_KEY} --key-maximum {last}"));
-                match amount {
-                    Amount::Preload => add("--ratio 1:0 --key-pattern P:P -n allkeys".to_string()),
-                    _ => add("--ratio 0:1 --key-pattern R:R".to_string()),
+                match (amount, asked) {
+                    (Amount::Preload, _) => add("--ratio 1:0 --key-pattern P:P -n allkeys".to_string()),
+                    (_, Asked::Get) => add("--ratio 0:1 --key-pattern R:R".to_string()),
+                    (_, Asked::BitCount) => add("--command-ratio 1 --command-key-pattern R".to_string()),
                 }
                 let each = |total: u64| (total / connections as u64).max(1);
                 match amount {
@@ -118,13 +129,21 @@ impl Kind {
                     Amount::Preload => {}
                 }
                 arguments.extend(["--json-out-file".to_string(), json_file.display().to_string()]);
+                // Its flags on commands belong to the last command, so it comes before them.
+                if asked == Asked::BitCount && amount != Amount::Preload {
+                    arguments.splice(0..0, ["--command".to_string(), "BITCOUNT __key__".to_string()]);
+                }
             }
             Kind::RedisBenchmark => {
                 let Amount::Requests(requests) = amount else {
                     unreachable!("redis-benchmark knows neither time nor rate, and its keys are ours");
                 };
-                add(format!("-h 127.0.0.1 -p {port} -c {connections} -P {pipeline} -n {requests} -t get"));
+                add(format!("-h 127.0.0.1 -p {port} -c {connections} -P {pipeline} -n {requests}"));
                 add(format!("-r {keys} -d {value_size} --csv"));
+                match asked {
+                    Asked::Get => add("-t get".to_string()),
+                    Asked::BitCount => add("BITCOUNT key:__rand_int__".to_string()),
+                }
             }
         }
         arguments
@@ -184,7 +203,11 @@ fn parse_torc_bench(output: &str) -> Result<Claim, String> {
 
 fn parse_memtier(output: &str) -> Result<Claim, String> {
     let value: Value = serde_json::from_str(output).map_err(|error| error.to_string())?;
-    let gets = &value["ALL STATS"]["Gets"];
+    // What it makes of other commands has the name of the command.
+    let all = &value["ALL STATS"];
+    let gets =
+        ["Gets", "Bitcounts", "Totals"].iter().map(|name| &all[name]).find(|part| part["Ops/sec"].as_f64() > Some(0.0));
+    let gets = gets.ok_or("it sent nothing")?;
     let percentiles = &gets["Percentile Latencies"];
     let ops_per_second = number(gets, "Ops/sec")?;
     if gets["Connection Errors"].as_u64().unwrap_or(0) > 0 {
@@ -198,7 +221,7 @@ fn parse_memtier(output: &str) -> Result<Claim, String> {
         p50_us: number(percentiles, "p50.00")? * 1e3,
         p99_us: number(percentiles, "p99.00")? * 1e3,
         mean_us: number(gets, "Average Latency").map(|milliseconds| milliseconds * 1e3).ok(),
-        misses: Some(number(gets, "Misses/sec")? / ops_per_second * number(gets, "Count")?),
+        misses: number(gets, "Misses/sec").and_then(|misses| Ok(misses / ops_per_second * number(gets, "Count")?)).ok(),
         wire,
     })
 }
@@ -208,7 +231,7 @@ fn parse_redis_benchmark(output: &str) -> Result<Claim, String> {
     let fields = |line: &str| line.split(',').map(|field| field.trim_matches('"').to_string()).collect::<Vec<_>>();
     let mut lines = output.lines().map(str::trim);
     let header = fields(lines.find(|line| line.starts_with("\"test\"")).ok_or("no CSV with a header line")?);
-    let row = fields(lines.find(|line| line.starts_with("\"GET\"")).ok_or("no line of GET")?);
+    let row = fields(lines.find(|line| line.starts_with('"')).ok_or("no line of figures")?);
     let column = |name: &str| {
         let index = header.iter().position(|field| field == name).ok_or(format!("no column {name}"))?;
         let field = row.get(index).ok_or(format!("nothing in column {name}"))?;
@@ -335,7 +358,16 @@ warning: a load thread used 97 % of its core {and waited}"#;
     }
 
     fn arguments(kind: Kind, amount: Amount) -> String {
-        let load = Load { port: 7, cpu: 1, connections: 50, pipeline: 16, keys: 1_000, value_size: 32, amount };
+        let load = Load {
+            asked: Asked::Get,
+            port: 7,
+            cpu: 1,
+            connections: 50,
+            pipeline: 16,
+            keys: 1_000,
+            value_size: 32,
+            amount,
+        };
         kind.arguments(&load, Path::new("out.json")).join(" ")
     }
 
