@@ -84,7 +84,11 @@ impl Peer {
 
     fn spec(&self, program: &Path, cpus: &[usize]) -> Result<ServerSpec, Error> {
         let list = cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
-        let program = format!("'{}'", program.display());
+        // As it would be typed here.
+        let here = std::env::current_dir().unwrap_or_default();
+        let program = program.strip_prefix(here).unwrap_or(program).display().to_string();
+        let plain = program.chars().all(|c| c.is_ascii_alphanumeric() || "/-_.".contains(c));
+        let program = if plain { program } else { format!("'{program}'") };
         let command = self.command.replace("{program}", &program).replace("{cpus}", &list);
         let command = command.replace("{threads}", &cpus.len().to_string());
         let commands = match (self.one_core, cpus.len()) {

@@ -293,7 +293,7 @@ impl Report {
             }),
             ("Verdicts on CPU per operation", &|cell| match self.verdict_on(cell) {
                 Some(verdict) if verdict.is_decided => verdict.text.clone(),
-                Some(_) => "within noise".to_string(),
+                Some(_) => "not decided".to_string(),
                 None => "-".to_string(),
             }),
         ];
