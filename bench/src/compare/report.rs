@@ -185,7 +185,7 @@ impl Report {
     pub fn write(&self, prefix: &Path) -> Result<(), Error> {
         let result = self.to_json();
         let files =
-            [("json", format!("{result:#}\n")), ("md", self.to_markdown()), ("html", html::compare_report(&result))];
+            [("json", format!("{result}\n")), ("md", self.to_markdown()), ("html", html::compare_report(&result))];
         for (extension, text) in files {
             let path = format!("{}.{extension}", prefix.display());
             std::fs::write(&path, text).map_err(Error::io(format!("write {path}")))?;
