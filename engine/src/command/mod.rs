@@ -17,6 +17,7 @@ mod error;
 mod expiry;
 mod info;
 mod keys;
+mod object;
 mod parse;
 mod scan;
 mod server;
@@ -254,6 +255,7 @@ const FAMILIES: &[&[Row]] = &[
     string::ROWS,
     counter::ROWS,
     keys::ROWS,
+    object::ROWS,
     expiry::ROWS,
     scan::ROWS,
     connection::ROWS,

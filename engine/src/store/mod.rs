@@ -23,6 +23,9 @@ use crate::limits;
 /// Bits of a scan position on one shard ([`Store::scan`]).
 pub const SCAN_POSITION_BITS: u32 = table::DEPTH_MAX + table::BUCKET_BITS;
 
+/// Bytes of a key's slot in the table.
+pub const SLOT_BYTES: usize = 8;
+
 /// A key with what is known of it: its database and its hash.
 #[derive(Clone, Copy, Debug)]
 pub struct Key<'a> {
