@@ -50,7 +50,7 @@ fn has_open_brace(key: &[u8]) -> bool {
     const LOW: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let zero_bytes = |word: [u8; 8]| {
-        let word = u64::from_le_bytes(word) ^ LOW * b'{' as u64;
+        let word = u64::from_le_bytes(word) ^ (LOW * b'{' as u64);
         word.wrapping_sub(LOW) & !word & HIGH
     };
     let Some(&last) = key.last_chunk::<8>() else {
