@@ -37,7 +37,16 @@ impl Address {
             }
             Address::Unix(path) => {
                 let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                socket.connect(&SockAddr::unix(path)?)?;
+                let (address, start) = (SockAddr::unix(path)?, Instant::now());
+                socket.set_nonblocking(true)?;
+                // A full queue of connections is no reason to wait in the kernel, where nothing ends it.
+                while let Err(error) = socket.connect(&address) {
+                    if error.kind() != ErrorKind::WouldBlock || start.elapsed() >= timeout {
+                        return Err(error);
+                    }
+                    crate::system::sleep(Duration::from_millis(10)).map_err(io::Error::other)?;
+                }
+                socket.set_nonblocking(false)?;
                 Ok(socket)
             }
         }
@@ -80,6 +89,9 @@ impl Client {
         }
         if greeting.resp3 {
             client.call(&[b"HELLO", b"3"])?;
+        }
+        if !client.received.is_empty() {
+            return Err(client.wrong("no reply that was not asked for".to_string(), &client.received));
         }
         Ok(client)
     }

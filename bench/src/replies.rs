@@ -62,6 +62,8 @@ pub enum Kind {
     Ok,
     Pong,
     Integer,
+    /// 1, or 0 if the key is not there.
+    Present,
     /// The value of the request's key, or nil.
     Value,
     /// One value or nil for each of so many keys.
@@ -166,6 +168,11 @@ impl Expectation {
             Kind::Ok => literal(buffer, b"+OK\r\n"),
             Kind::Pong => literal(buffer, b"+PONG\r\n"),
             Kind::Integer => whole(b":"),
+            Kind::Present if buffer.starts_with(b":0\r\n") => match asked.verify {
+                false => Check::Good { bytes: 4, misses: 1 },
+                true => Check::Wrong { got: "no such key".to_string() },
+            },
+            Kind::Present => whole(b":"),
             Kind::Any => whole(b"+:$*%~>_,#(=|"),
             Kind::AnyValue => match nil_bytes(buffer) {
                 Some(bytes) => Check::Good { bytes, misses: 1 },
@@ -210,6 +217,13 @@ impl Expectation {
         if buffer.starts_with(header.bytes()) {
             return body(buffer, header.bytes().len(), value_bytes, b"\r\n", asked, i);
         }
+        // A promise of other bytes is wrong at once, not when they have come.
+        if buffer.first() == Some(&b'$')
+            && let Some(end) = buffer.iter().position(|&byte| byte == b'\n')
+            && nil_bytes(buffer).is_none()
+        {
+            return Check::Wrong { got: format!("another length: {}", show(&buffer[..=end])) };
+        }
         match nil_bytes(buffer) {
             Some(bytes) if !asked.verify => Check::Good { bytes, misses: 1 },
             Some(_) => Check::Wrong { got: "nil".to_string() },
@@ -230,6 +244,12 @@ impl Expectation {
         if length != value_bytes.to_string().as_bytes() {
             return Check::Wrong { got: show(&buffer[..end]) };
         }
+        let key = buffer[..end].split(|&byte| byte == b' ').nth(1).unwrap_or_default();
+        let number =
+            key.get(keys::PREFIX_BYTES..).and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u64>().ok());
+        if asked.verify && number != Some(asked.indices[0]) {
+            return Check::Wrong { got: format!("another key: {}", show(&buffer[..end])) };
+        }
         body(buffer, end + 2, value_bytes, b"\r\nEND\r\n", asked, 0)
     }
 
@@ -242,7 +262,7 @@ impl Expectation {
         match self.kind {
             Kind::Ok => b"+OK\r\n".to_vec(),
             Kind::Pong => b"+PONG\r\n".to_vec(),
-            Kind::Integer => b":1\r\n".to_vec(),
+            Kind::Integer | Kind::Present => b":1\r\n".to_vec(),
             Kind::Value | Kind::AnyValue | Kind::Any => value,
             Kind::Values(count) => [self.array_header.bytes(), &value.repeat(count)].concat(),
             Kind::Stored => b"STORED\r\n".to_vec(),
@@ -267,6 +287,7 @@ impl Expectation {
             Kind::Ok => "+OK".to_string(),
             Kind::Pong => "+PONG".to_string(),
             Kind::Integer => "an integer".to_string(),
+            Kind::Present => "1, or 0 if the key is not there".to_string(),
             Kind::Value => format!("the key's value of {}", size()),
             Kind::Values(count) => format!("{count} values of {}", size()),
             Kind::AnyValue => "a string or nil".to_string(),

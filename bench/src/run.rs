@@ -4,6 +4,7 @@ use crate::client::{self, Address, Greeting};
 use crate::error::Error;
 use crate::keys;
 use crate::load::{self, Arrivals, Order, Outcome, Pace, Plan, Stop, Target};
+use crate::process;
 use crate::random::Distribution;
 use crate::sizes::Sizes;
 use crate::system;
@@ -118,12 +119,26 @@ impl LoadArgs {
         Shape { key_bytes: self.key_size, sizes: Arc::new(self.value_size.clone()), dialect: self.protocol }
     }
 
+    fn greeting(&self) -> Greeting {
+        match self.protocol {
+            Dialect::Resp => Greeting { auth: self.auth.clone(), resp3: self.resp3 },
+            // It knows neither HELLO nor AUTH.
+            Dialect::Memcache => Greeting::default(),
+        }
+    }
+
     /// Checks the flags, and makes the plan for `command` over `targets`.
     pub fn plan(&self, ports: &Ports, command: &str, pipeline: usize, stop: Stop) -> Result<Plan, Error> {
         let usage = |text: &str| Err(Error::Usage(text.to_string()));
         let keys = self.dist.keys().unwrap_or(self.keys);
         if self.threads == 0 || pipeline == 0 || keys == 0 {
             return usage("--threads, --pipeline and --keys must be at least 1");
+        }
+        if self.key_size > KEY_BYTES_MAX || command.trim().is_empty() || self.timeout.is_nan() || self.timeout <= 0.0 {
+            return usage("--key-size is at most 65536, --command is not empty, --timeout is more than 0");
+        }
+        if matches!(stop, Stop::Requests(0) | Stop::After(Duration::ZERO)) {
+            return usage("nothing is measured with --requests 0 or --seconds 0");
         }
         let addresses = ports.addresses()?;
         if self.connections < self.threads.max(addresses.len()) {
@@ -132,11 +147,21 @@ impl LoadArgs {
         if !keys::key_fits(self.key_size, keys) {
             return usage("--key-size is too small for --keys: 4 bytes of prefix and the digits of the last key");
         }
-        if self.verify && command == "hget" {
-            return usage("hget cannot be verified: --preload writes strings only");
+        if self.verify && (["hget", "lpop"].contains(&command) || command.contains([' ', '_'])) {
+            return usage(
+                "--verify knows what strings hold that it wrote; not hget, lpop, or what a whole request returns",
+            );
+        }
+        if ports.split_keys && self.dist.keys().is_some() {
+            return usage("a trace does not go with keys split between servers");
         }
         if command == "trace" && (self.dist.keys().is_none() || self.verify || ports.split_keys) {
             return usage("--command trace needs --dist trace:FILE, and goes with neither --verify nor --split-keys");
+        }
+        let workload = Workload::new(command, self.ratio, &self.shape(), self.verify)?;
+        let batch_bytes = workload.reply_bytes_max().saturating_mul(pipeline);
+        if batch_bytes > BATCH_BYTES_MAX || pipeline > PIPELINE_MAX {
+            return usage("--pipeline is too large: a batch and its replies are at most 1 GiB, and a million requests");
         }
         let share = if ports.split_keys { addresses.len() as u64 } else { 1 };
         let slice = |i: usize| Slice { first: i as u64 % share, count: share };
@@ -145,8 +170,8 @@ impl LoadArgs {
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
         Ok(Plan {
             targets,
-            greeting: Greeting { auth: self.auth.clone(), resp3: self.resp3 },
-            workload: Workload::new(command, self.ratio, &self.shape(), self.verify)?,
+            greeting: self.greeting(),
+            workload,
             keys: (keys / share).max(1),
             order: Order::Random(self.dist.clone()),
             connections: self.connections,
@@ -162,6 +187,15 @@ impl LoadArgs {
         })
     }
 }
+
+const KEY_BYTES_MAX: usize = 65_536;
+const BATCH_BYTES_MAX: usize = 1 << 30;
+const PIPELINE_MAX: usize = 1_000_000;
+/// So many requests of an open loop may be under way at the end of any run.
+const LATE_FEW: u64 = 5;
+/// Bounds of `--rate`.
+const RATE_MIN: f64 = 0.001;
+const RATE_MAX: f64 = 100_000_000.0;
 
 /// Where the load goes.
 #[derive(Clone, Debug)]
@@ -193,6 +227,7 @@ pub fn seconds(value: f64) -> Result<Duration, Error> {
 
 pub fn run(args: &RunArgs) -> Result<(), Error> {
     if args.print_request_bytes {
+        args.load.plan(&Ports::local(&args.port, false), &args.command, 1, Stop::Requests(1))?;
         let template = Template::new(&args.command, &args.load.shape())?;
         if args.load.value_size.fixed().is_none() {
             return Err(Error::Usage("requests have one size only if values do".to_string()));
@@ -209,8 +244,8 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     let mut plan = args.load.plan(&ports, &args.command, args.pipeline, stop)?;
     plan.progress = (!args.json).then_some("load");
     if let Some(per_second) = args.rate {
-        if !(per_second > 0.0 && per_second.is_finite()) {
-            return Err(Error::Usage("--rate must be more than 0".to_string()));
+        if !(RATE_MIN..=RATE_MAX).contains(&per_second) {
+            return Err(Error::Usage(format!("--rate is from {RATE_MIN} to {RATE_MAX} a second")));
         }
         plan.pace = Pace::Open { per_second, arrivals: args.arrivals };
     }
@@ -221,7 +256,16 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     if args.preload {
         load::preload(&plan, &args.load.shape())?;
     }
+    // Before the load, not after it.
+    if !args.pid.is_empty() {
+        process::sample(&args.pid)?;
+    }
     let outcome = load::run(&plan, &args.pid)?;
+    if outcome.latency_ns.is_empty() {
+        let address = plan.targets[0].address.to_string();
+        let waited_ms = (outcome.seconds * 1e3) as u64;
+        return Err(Error::MissingReply { address, outstanding: plan.connections, waited_ms });
+    }
     let report = report(&plan, &args.command, args.rate, machine, &outcome);
     if args.json {
         println!("{report:#}");
@@ -256,13 +300,22 @@ pub fn warn(outcome: &Outcome) {
             outcome.load_waiting() * 100.0
         );
     }
-    if outcome.behind > 0 {
-        eprintln!(
-            "warning: the rate was not kept: {} requests which were due had not been sent at the end. Either the server \
-             cannot do more, or there are too few connections (connections x pipeline are in flight at most)",
-            outcome.behind
-        );
+    if let Some(text) = rate_not_kept(outcome) {
+        eprintln!("warning: {text}");
     }
+}
+
+/// Of an open loop: more than a hundredth of what was due had no reply at the end.
+fn rate_not_kept(outcome: &Outcome) -> Option<String> {
+    let late = outcome.behind + outcome.unanswered;
+    (late > LATE_FEW && late * 100 > outcome.requests).then(|| {
+        format!(
+            "the rate was not kept: of the requests which were due {} had not been sent at the end, and {} had no reply. \
+             Either the server cannot do more, or there are too few connections (connections x pipeline are in flight at \
+             most)",
+            outcome.behind, outcome.unanswered
+        )
+    })
 }
 
 pub const PERCENTILES: [(&str, f64); 5] =
@@ -376,6 +429,8 @@ fn report(plan: &Plan, command: &str, rate: Option<f64>, machine: Value, outcome
         "misses": outcome.misses,
         "errors": outcome.refused,
         "behind": outcome.behind,
+        "unanswered": outcome.unanswered,
+        "rate_warning": rate_not_kept(outcome),
         "ops_per_second": outcome.requests_per_second(),
         "latency_us": latency,
         "latency_percentiles": percentiles(histogram),

@@ -102,7 +102,8 @@ pub fn run(args: &SlowReaderArgs) -> Result<(), Error> {
         }
     }
     warn(&during);
-    Ok(())
+    before.check()?;
+    during.check()
 }
 
 /// Sends the requests, and gives up where the server stops reading. Returns the share it took.

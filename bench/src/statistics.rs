@@ -36,11 +36,16 @@ pub fn ratios(values: &[f64], others: &[f64]) -> Vec<f64> {
     values.iter().zip(others).map(|(value, other)| value / other).collect()
 }
 
-/// Whether ratios of paired rounds say that the two sides differ: only if every round says so, and there are enough of
-/// them. (Were there no difference, five rounds would agree by chance once in sixteen times.)
+/// Smaller differences are not believed: the same server measured twice differs by that much.
+const DIFFERENCE_MIN: f64 = 0.02;
+
+/// Whether ratios of paired rounds say that the two sides differ: only if there are enough rounds, every one of them says
+/// so, and the one that says it least does so by more than the rounds differ among themselves.
 pub fn is_decided(ratios: &[f64]) -> bool {
     let (low, high) = range(ratios);
-    ratios.len() >= ROUNDS_MIN && ratios.iter().all(|ratio| ratio.is_finite()) && (low > 1.0 || high < 1.0)
+    let least = if low > 1.0 { low - 1.0 } else { 1.0 - high };
+    let enough = ratios.len() >= ROUNDS_MIN && ratios.iter().all(|ratio| ratio.is_finite());
+    enough && least > (high - low).max(DIFFERENCE_MIN)
 }
 
 #[cfg(test)]
@@ -57,7 +62,9 @@ mod tests {
 
     #[test]
     fn nothing_is_concluded_within_noise() {
-        assert!(is_decided(&ratios(&[1.0, 2.0, 3.0], &[2.0, 3.0, 4.0])));
+        assert!(is_decided(&[0.65, 0.66, 0.67]) && is_decided(&[1.30, 1.35, 1.31]));
+        assert!(!is_decided(&[1.01, 1.01, 1.012]), "as the same server against itself");
+        assert!(!is_decided(&[1.03, 1.20, 1.10]), "the rounds differ by more than the sides");
         assert!(!is_decided(&ratios(&[1.0, 2.0, 3.0], &[2.0, 1.9, 4.0])), "one round disagrees");
         assert!(!is_decided(&ratios(&[1.0, 2.0], &[2.0, 3.0])), "two rounds are too few");
         assert!(!is_decided(&[f64::NAN; 5]));

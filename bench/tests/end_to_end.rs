@@ -55,6 +55,10 @@ fn own_file(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("torc-bench-test-{}-{name}", std::process::id()))
 }
 
+fn run_with(arguments: &str) -> Output {
+    Command::new(BENCH).args(arguments.split_whitespace()).output().unwrap()
+}
+
 #[track_caller]
 fn check_success(output: &Output) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -200,9 +204,14 @@ fn an_open_loop_keeps_its_pace_and_says_when_it_cannot() {
         assert_eq!(json(&output)["requests"], 300);
     }
     let slow = serve_always(b"$3\r\nabc\r\n", Duration::from_millis(500));
-    let output = run(slow, "--value-size 3 --connections 1 --rate 1000 --warmup 0 --seconds 0.2");
+    let output = run(slow, "--value-size 3 --connections 1 --rate 1000 --warmup 0 --seconds 0.2 --json");
     check_success(&output);
     assert!(String::from_utf8_lossy(&output.stderr).contains("the rate was not kept"));
+    // The one that was sent, and all that were due behind it, although none was answered in time.
+    let report = json(&output);
+    let buckets = report["latency_histogram"].as_array().unwrap();
+    let counted: f64 = buckets.iter().map(|bucket| bucket[2].as_f64().unwrap()).sum();
+    assert!(counted >= 150.0 && report["latency_us"]["p50"].as_f64().unwrap() >= 50_000.0, "{counted}");
 }
 
 #[test]
@@ -218,6 +227,31 @@ fn a_socket_file_is_as_good_as_a_port() {
     check_success(&Command::new(BENCH).args(load).output().unwrap());
     let _ = std::fs::remove_file(&path);
     check_failure(&Command::new(BENCH).args(load).output().unwrap(), "dead server");
+}
+
+/// A server which takes connections no more must not hang the generator.
+#[test]
+fn a_full_socket_file_ends_in_an_error() {
+    let path = own_file("full-socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    // The kernel queues some connections that nobody accepts, and then lets connect(2) wait.
+    let load = format!("run --unix {} --connections 5000 --timeout 0.3 --requests 1", path.display());
+    let output = run_with(&load);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    drop(listener);
+    let _ = std::fs::remove_file(&path);
+}
+
+/// One of two servers ends; the other would go on for a minute.
+#[test]
+fn one_dead_server_of_several_ends_the_run() {
+    let dead = serve_once(b"$3\r\nabc\r\n+OK\r\n");
+    let alive = serve_always(b"$3\r\nabc\r\n", Duration::ZERO);
+    let load =
+        format!("run --port {dead},{alive} --threads 2 --connections 4 --value-size 3 --rate 50 --requests 3000");
+    let start = Instant::now();
+    assert_eq!(run_with(&load).status.code(), Some(1));
+    assert!(start.elapsed() < Duration::from_secs(30), "a minute would be the whole load");
 }
 
 #[test]
@@ -301,6 +335,22 @@ fn a_missing_reply_is_reported() {
 
 #[test]
 fn wrong_usage_has_its_own_exit_status() {
+    let wrong = [
+        "--rate 0",
+        "--rate 1e12",
+        "--requests 0",
+        "--seconds 0",
+        "--timeout 0",
+        "--pipeline 100000000",
+        "--key-size 99999999999",
+        "--command lpop --verify",
+        "--command trace",
+        "--dist trace:/nonexistent",
+        "--unix /x --port 1",
+    ];
+    for arguments in wrong {
+        assert_eq!(run_with(&format!("run {arguments}")).status.code(), Some(2), "{arguments}");
+    }
     for arguments in ["--command flushall", "--key-size 5 --keys 100", "--connections 1 --threads 2", "--seconds -1"] {
         assert_eq!(run(1, arguments).status.code(), Some(2), "{arguments}");
     }

@@ -22,6 +22,7 @@ use crate::random::Distribution;
 use crate::run::{LoadArgs, Ports, check_open_files, seconds};
 use crate::sizes::Sizes;
 use crate::system;
+use crate::workload::Workload;
 use clap::Args;
 use peers::PeerPath;
 use report::{Cell, Memory, Report};
@@ -92,19 +93,44 @@ pub fn run(args: &CompareArgs) -> Result<(), Error> {
     system::catch_signals();
     // The machine is described before it is busy with us.
     let mut report = Report::new(system::describe_machine(), &args);
+    check(&args)?;
+    let measured = measure(&args, &mut report);
+    // What was measured before a failure is not lost by it.
+    if let Some(prefix) = &args.out_prefix {
+        report.write(prefix)?;
+    }
+    println!("{}", report.to_markdown());
+    measured
+}
+
+/// What can be known to be wrong before hours of measuring.
+fn check(args: &CompareArgs) -> Result<(), Error> {
     for value_size in &args.value_sizes {
-        let load = LoadArgs { value_size: value_size.clone(), ..args.load.clone() };
-        let servers = start_servers(&args, &load, &mut report)?;
         for dist in &args.dists {
-            let load = LoadArgs { dist: dist.clone(), ..load.clone() };
-            for command in &args.commands {
-                measure_command(&args, &load, command, &servers, &mut report)?;
+            let load = LoadArgs { value_size: value_size.clone(), dist: dist.clone(), ..args.load.clone() };
+            for (command, &pipeline) in
+                args.commands.iter().flat_map(|command| args.pipelines.iter().map(move |p| (command, p)))
+            {
+                load.plan(&Ports::local(&[1], false), command, pipeline, Stop::After(seconds(args.seconds)?))?;
             }
         }
     }
-    println!("{}", report.to_markdown());
-    if let Some(prefix) = &args.out_prefix {
-        report.write(prefix)?;
+    match &args.out_prefix {
+        Some(prefix) => report::check_writable(prefix),
+        None => Ok(()),
+    }
+}
+
+fn measure(args: &CompareArgs, report: &mut Report) -> Result<(), Error> {
+    for value_size in &args.value_sizes {
+        let load = LoadArgs { value_size: value_size.clone(), ..args.load.clone() };
+        let servers = start_servers(args, &load, report)?;
+        for dist in &args.dists {
+            let load = LoadArgs { dist: dist.clone(), ..load.clone() };
+            for command in &args.commands {
+                measure_command(args, &load, command, &servers, report)?;
+            }
+        }
     }
     Ok(())
 }
@@ -124,7 +150,7 @@ fn start_servers(args: &CompareArgs, load: &LoadArgs, report: &mut Report) -> Re
         let empty = process::sample(&server.pids())?.rss_bytes;
         load::preload(&plan, &load.shape())?;
         let full = process::sample(&server.pids())?.rss_bytes;
-        report.describe_server(server, Memory::new(&load, empty, full));
+        report.describe_server(server, Memory::new(&load, plan.keys * plan.targets.len() as u64, empty, full));
     }
     Ok(servers)
 }
@@ -141,14 +167,27 @@ fn measure_command(
     servers: &[Server],
     report: &mut Report,
 ) -> Result<(), Error> {
-    let one_size = load.value_size.fixed().is_some() && command != "mixed" && command != "trace";
+    let of_one_size = load.value_size.fixed().is_some() && !["mixed", "trace"].contains(&command);
+    // What the reply to a whole request will be is not known.
+    let one_size = of_one_size && !command.contains([' ', '_']);
     let floors = if args.no_floor || !one_size { Vec::new() } else { start_floors(args, load, command)? };
     let stop = Stop::After(seconds(args.seconds)?);
+    let able = |server: &&Server| {
+        server.is_floor || Workload::new(command, load.ratio, &load_for(load, server).shape(), false).is_ok()
+    };
+    for server in servers.iter().filter(|server| !able(server)) {
+        eprintln!("{} is left out of {command}: its protocol has no such command here", server.name);
+    }
     for &pipeline in &args.pipelines {
-        let all = || servers.iter().chain(&floors);
+        let all = || servers.iter().filter(able).chain(&floors);
         let mut cells: Vec<Cell> = all().map(|server| Cell::new(server, load, command, pipeline)).collect();
         for round in 1..=args.rounds {
-            for (server, cell) in all().zip(&mut cells) {
+            let mut turns: Vec<_> = all().zip(&mut cells).collect();
+            // Whoever comes first in one round comes last in the next.
+            if round % 2 == 0 {
+                turns.reverse();
+            }
+            for (server, cell) in turns {
                 let load = load_for(load, server);
                 let mut plan = load.plan(&ports(args, server), command, pipeline, stop)?;
                 if server.is_floor {

@@ -12,6 +12,13 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::Path;
 
+/// An error if the files of a result cannot be written; they are not touched.
+pub fn check_writable(prefix: &Path) -> Result<(), Error> {
+    let path = format!("{}.json", prefix.display());
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
+    file.map(|_| ()).map_err(Error::io(format!("write {path}")))
+}
+
 /// What servers are compared under.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Work {
@@ -107,9 +114,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// From the server's memory before and after all keys were written.
-    pub fn new(load: &LoadArgs, empty_bytes: u64, full_bytes: u64) -> Memory {
-        let keys = load.dist.keys().unwrap_or(load.keys).max(1);
+    /// From the server's memory before and after so many keys were written.
+    pub fn new(load: &LoadArgs, keys: u64, empty_bytes: u64, full_bytes: u64) -> Memory {
         let bytes_per_key = (full_bytes as f64 - empty_bytes as f64) / keys as f64;
         let overhead_per_key = bytes_per_key - load.key_size as f64 - load.value_size.mean();
         Memory { value_size: load.value_size.to_string(), bytes_per_key, overhead_per_key }

@@ -91,7 +91,8 @@ impl Server {
             let mut floor = Command::new(&program);
             floor.args(["floor", "--kind", kind, "--command", command]);
             floor.args(["--port", &port.to_string(), "--buffers", &buffers.to_string()]);
-            floor.args(["--key-size", &load.key_size.to_string(), "--value-size", &load.value_size.to_string()]);
+            let value_bytes = load.value_size.fixed().unwrap_or(0);
+            floor.args(["--key-size", &load.key_size.to_string(), "--value-size", &value_bytes.to_string()]);
             server.processes.push(Process::start(floor, cpus_of(i, count, cpus), &server.name)?);
         }
         Ok(server)

@@ -381,7 +381,7 @@ warning: a load thread used 97 % of its core {and waited}"#;
             (Kind::Memtier, Amount::Rate { per_second: 20_000, seconds: 3 }, "--rate-limiting 400 --test-time 3"),
             (Kind::Memtier, Amount::Preload, "--ratio 1:0 --key-pattern P:P -n allkeys"),
             (Kind::Memtier, Amount::Seconds(3), "--key-minimum 100000000000 --key-maximum 100000000999"),
-            (Kind::RedisBenchmark, Amount::Requests(100), "-n 100 -t get -r 1000"),
+            (Kind::RedisBenchmark, Amount::Requests(100), "-n 100 -r 1000 -d 32 --csv -t get"),
         ] {
             let line = arguments(kind, amount);
             assert!(line.contains(expected), "'{expected}' is not in '{line}'");

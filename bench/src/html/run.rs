@@ -59,6 +59,9 @@ fn warnings(report: &Value) -> Markup {
                 } }
             }
         }
+        @if let Some(text) = field::text(&report["rate_warning"]) {
+            div class="notice" { p { b { "Rate: " } (text) } }
+        }
         @if report["load_busy_warning"] == true {
             div class="notice" {
                 p {

@@ -27,7 +27,7 @@ use hdrhistogram::Histogram;
 use progress::Progress;
 use std::collections::BTreeMap;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -89,8 +89,10 @@ pub struct Outcome {
     pub series: Vec<Second>,
     /// Error replies by their first word, from the first request to the last.
     pub refused: BTreeMap<String, u64>,
-    /// Requests of an open loop that were due and not sent when it ended.
+    /// Requests of an open loop which were due when it ended: those that had not been sent, and those whose reply had not
+    /// come. Both are among the latencies: the former with their age at the end, the latter with the time until they came.
     pub behind: u64,
+    pub unanswered: u64,
     pub threads: Vec<ThreadUsage>,
     pub server: Option<ServerUsage>,
 }
@@ -189,14 +191,26 @@ const PRELOAD_BATCH_BYTES: usize = 1 << 20;
 const PHASE_WARMUP: u8 = 0;
 const PHASE_MEASURE: u8 = 1;
 const PHASE_STOP: u8 = 2;
+/// Something failed, or Ctrl-C: end without waiting for replies.
+const PHASE_ABORT: u8 = 3;
 
 /// What the measuring thread and the workers share. Workers write their own counters, once a turn.
 struct Shared {
     phase: AtomicU8,
+    /// A worker has ended with an error.
+    failed: AtomicBool,
     requests: Vec<AtomicU64>,
     misses: Vec<AtomicU64>,
     /// Passed twice: when all connections are open, and when the load begins.
     start: Barrier,
+}
+
+/// The place among `targets` of connection number `i`, which belongs to thread `i % threads`: each target gets as many as
+/// any other, and each thread talks to all of them.
+fn target_of(i: usize, threads: usize, targets: usize) -> usize {
+    let divisor = (1..=threads.min(targets)).rev().find(|n| threads.is_multiple_of(*n) && targets.is_multiple_of(*n));
+    let block = threads * targets / divisor.unwrap_or(1);
+    (i % targets + i / block) % targets
 }
 
 /// Runs the plan. The cost of the processes in `server_pids` is taken over the measured window.
@@ -204,6 +218,7 @@ pub fn run(plan: &Plan, server_pids: &[u32]) -> Result<Outcome, Error> {
     assert!(plan.threads >= 1 && plan.connections >= plan.threads && plan.pipeline >= 1, "checked by the caller");
     let shared = Shared {
         phase: AtomicU8::new(PHASE_WARMUP),
+        failed: AtomicBool::new(false),
         requests: (0..plan.threads).map(|_| AtomicU64::new(0)).collect(),
         misses: (0..plan.threads).map(|_| AtomicU64::new(0)).collect(),
         start: Barrier::new(plan.threads + 1),
@@ -216,7 +231,8 @@ pub fn run(plan: &Plan, server_pids: &[u32]) -> Result<Outcome, Error> {
         }
         let finished = || workers.iter().filter(|worker| worker.is_finished()).count();
         let window = measure(plan, &shared, server_pids, &finished);
-        shared.phase.store(PHASE_STOP, Ordering::Relaxed);
+        let aborted = window.is_err() || shared.failed.load(Ordering::Relaxed);
+        shared.phase.store(if aborted { PHASE_ABORT } else { PHASE_STOP }, Ordering::Relaxed);
         let mut reports = Vec::new();
         let mut failure = None;
         for worker in workers {
@@ -238,6 +254,7 @@ pub fn run(plan: &Plan, server_pids: &[u32]) -> Result<Outcome, Error> {
             series: Vec::new(),
             refused: BTreeMap::new(),
             behind: 0,
+            unanswered: 0,
             threads: Vec::new(),
             server,
         };
@@ -246,6 +263,7 @@ pub fn run(plan: &Plan, server_pids: &[u32]) -> Result<Outcome, Error> {
             outcome.latency_ns.add(&report.latency_ns).expect("histograms of one shape");
             outcome.threads.push(report.usage);
             outcome.behind += report.behind;
+            outcome.unanswered += report.unanswered;
             for (kind, count) in report.refused {
                 *outcome.refused.entry(kind).or_default() += count;
             }
@@ -267,12 +285,13 @@ fn measure(plan: &Plan, shared: &Shared, pids: &[u32], finished: &dyn Fn() -> us
     let sample = || if pids.is_empty() { Ok(None) } else { process::sample(pids).map(Some) };
     let total = |counters: &[AtomicU64]| counters.iter().map(|c| c.load(Ordering::Relaxed)).sum::<u64>();
     let requests = || total(&shared.requests);
+    let failed = || shared.failed.load(Ordering::Relaxed);
     shared.start.wait();
     let progress = Progress::start(plan);
     if let Stop::After(_) = plan.stop {
         shared.start.wait();
         let end = Instant::now() + plan.warmup;
-        progress.watch(&requests, || Instant::now() >= end || finished() > 0)?;
+        progress.watch(&requests, || Instant::now() >= end || failed())?;
     }
     let before = sample();
     let start = Instant::now();
@@ -280,11 +299,11 @@ fn measure(plan: &Plan, shared: &Shared, pids: &[u32], finished: &dyn Fn() -> us
     shared.phase.store(PHASE_MEASURE, Ordering::Relaxed);
     match plan.stop {
         Stop::After(duration) => {
-            progress.watch(&requests, || start.elapsed() >= duration || finished() > 0)?;
+            progress.watch(&requests, || start.elapsed() >= duration || failed())?;
         }
         Stop::Requests(_) => {
             shared.start.wait();
-            progress.watch(&requests, || finished() == plan.threads)?;
+            progress.watch(&requests, || finished() == plan.threads || failed())?;
         }
     }
     let seconds = start.elapsed().as_secs_f64();
@@ -316,4 +335,24 @@ pub fn preload(plan: &Plan, shape: &Shape) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_shared_evenly_by_targets_and_threads() {
+        for (threads, targets, connections) in [(2, 4, 4), (2, 2, 8), (3, 2, 12), (1, 3, 9), (4, 6, 24)] {
+            let mut counts = vec![0; targets];
+            let mut seen = vec![vec![false; targets]; threads];
+            for i in 0..connections {
+                counts[target_of(i, threads, targets)] += 1;
+                seen[i % threads][target_of(i, threads, targets)] = true;
+            }
+            assert!(counts.iter().all(|&count| count == connections / targets), "{counts:?}");
+            let enough = connections >= threads * targets;
+            assert!(!enough || seen.iter().flatten().all(|&seen| seen), "{threads} {targets}");
+        }
+    }
 }

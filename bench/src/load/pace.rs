@@ -42,6 +42,11 @@ impl Schedule {
         self.next_ns as u64
     }
 
+    /// About how many requests are due, the next one included.
+    pub fn due(&self, now_ns: u64) -> u64 {
+        ((now_ns as f64 - self.next_ns) / self.distance_ns).max(0.0) as u64 + 1
+    }
+
     /// The time of the next request, if it is due; the one after it becomes the next.
     pub fn take(&mut self, now_ns: u64) -> Option<u64> {
         if self.next_ns as u64 > now_ns {

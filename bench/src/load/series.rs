@@ -31,17 +31,25 @@ pub struct Second {
     pub errors: u64,
 }
 
+const REST_SECONDS_MIN: f64 = 0.1;
+
 /// Brings the threads' intervals, a second each but for the last, together. `seconds` is the length of the whole.
 pub fn merge(threads: &[Vec<Interval>], seconds: f64) -> Vec<Second> {
-    let count = threads.iter().map(Vec::len).max().unwrap_or(0);
+    let mut count = threads.iter().map(Vec::len).max().unwrap_or(0);
+    // A rest of some milliseconds says nothing by itself, and goes with the second before it.
+    if count > 1 && seconds - (count - 1) as f64 <= REST_SECONDS_MIN {
+        count -= 1;
+    }
     let mut merged = Vec::with_capacity(count);
     for i in 0..count {
-        let intervals = || threads.iter().filter_map(|thread| thread.get(i));
+        let last = i + 1 == count;
+        let intervals =
+            || threads.iter().flat_map(|thread| thread.iter().skip(i).take(if last { usize::MAX } else { 1 }));
         let mut all = new_histogram();
         for &(value, count) in intervals().flat_map(|interval| &interval.latencies) {
             all.saturating_record_n(value, count);
         }
-        let end = ((i + 1) as f64).min(seconds.max(i as f64 + 0.001));
+        let end = if last { seconds.max(i as f64 + 0.001) } else { (i + 1) as f64 };
         let us = |quantile| all.value_at_quantile(quantile) as f64 / 1e3;
         merged.push(Second {
             end,
@@ -52,10 +60,6 @@ pub fn merge(threads: &[Vec<Interval>], seconds: f64) -> Vec<Second> {
             max_us: all.max() as f64 / 1e3,
             errors: intervals().map(|interval| interval.errors).sum(),
         });
-    }
-    // A rest of some milliseconds says nothing.
-    if merged.len() > 1 && merged.last().is_some_and(|last| last.end - (merged.len() - 1) as f64 <= 0.1) {
-        merged.pop();
     }
     merged
 }
@@ -75,10 +79,12 @@ mod tests {
         let one = vec![interval(&[(1_000, 98), (9_000, 1)], 0), interval(&[(2_000, 10)], 1)];
         let two = vec![interval(&[(5_000, 1)], 2), interval(&[(3_000, 10)], 0), interval(&[(1_000, 1)], 0)];
         let series = merge(&[one, two], 2.05);
-        assert_eq!(series.len(), 2, "the rest is too short");
+        assert_eq!(series.len(), 2, "the rest is too short for a row of its own");
         assert_eq!((series[0].end, series[0].ops_per_second, series[0].errors), (1.0, 100.0, 2));
         assert!((series[0].p50_us - 1.0).abs() < 0.01 && (series[0].max_us - 9.0).abs() < 0.02);
-        assert_eq!((series[1].ops_per_second, series[1].errors), (20.0, 1));
+        assert!(
+            (series[1].ops_per_second - 21.0 / 1.05).abs() < 0.01 && series[1].end == 2.05 && series[1].errors == 1
+        );
         assert!(merge(&[], 1.0).is_empty());
         let half = merge(&[vec![interval(&[(1_000, 50)], 0)]], 0.5);
         assert_eq!((half[0].end, half[0].ops_per_second), (0.5, 100.0));

@@ -8,7 +8,9 @@
 
 use super::pace::Schedule;
 use super::series::Interval;
-use super::{Order, PHASE_MEASURE, PHASE_STOP, PHASE_WARMUP, Plan, Shared, Stop, Target, ThreadUsage};
+use super::{
+    Order, PHASE_ABORT, PHASE_MEASURE, PHASE_STOP, PHASE_WARMUP, Plan, Shared, Stop, Target, ThreadUsage, target_of,
+};
 use crate::client::Client;
 use crate::error::Error;
 use crate::random::{KeySource, Random};
@@ -40,6 +42,7 @@ pub struct Report {
     pub series: Vec<Interval>,
     pub refused: BTreeMap<String, u64>,
     pub behind: u64,
+    pub unanswered: u64,
     pub usage: ThreadUsage,
 }
 
@@ -53,7 +56,9 @@ pub fn run(plan: &Plan, thread: usize, shared: &Shared) -> Result<Report, Error>
     let worker = Worker::start(plan, thread, shared);
     shared.start.wait();
     shared.start.wait();
-    worker?.run()
+    let report = worker.and_then(Worker::run);
+    shared.failed.fetch_or(report.is_err(), Ordering::Relaxed);
+    report
 }
 
 struct Worker<'a> {
@@ -71,9 +76,8 @@ struct Worker<'a> {
     /// Connections whose batch is not answered yet.
     busy: usize,
     epoch: Instant,
-    /// Of an open loop: when requests are due, those due and not sent, and the connections without a batch.
+    /// Of an open loop: when requests are due, and the connections without a batch.
     schedule: Option<Schedule>,
-    due: VecDeque<u64>,
     idle: VecDeque<usize>,
     spun_ns: u64,
     requests: u64,
@@ -83,6 +87,7 @@ struct Worker<'a> {
     /// Those of them that are in an interval.
     refused_noted: u64,
     behind: u64,
+    unanswered: u64,
     /// Of the current second, and of all before it.
     interval_ns: Histogram<u64>,
     latency_ns: Histogram<u64>,
@@ -94,6 +99,8 @@ struct Connection {
     target: Target,
     batch: Batch,
     sent_at_ns: u64,
+    /// When it last sent a reply, or was sent a batch.
+    heard_at_ns: u64,
     /// Of an open loop: when each request of the batch was due.
     due_ns: Vec<u64>,
     /// The beginning of a reply whose end has not arrived, and the bytes it needs before another look.
@@ -109,12 +116,20 @@ impl<'a> Worker<'a> {
         }
         let mut connections = Vec::new();
         for i in (thread..plan.connections).step_by(plan.threads) {
-            // A thread's connections are spread over the targets even if the two numbers share a factor.
-            let target = plan.targets[(i / plan.threads + thread) % plan.targets.len()].clone();
+            let target = plan.targets[target_of(i, plan.threads, plan.targets.len())].clone();
             let stream = Client::connect(&target.address, plan.timeout, &plan.greeting)?.stream;
             let batch = Batch::new(&plan.workload, plan.pipeline);
             let (due_ns, carry) = (Vec::new(), Vec::new());
-            connections.push(Connection { stream, target, batch, sent_at_ns: 0, due_ns, carry, need: 0 });
+            connections.push(Connection {
+                stream,
+                target,
+                batch,
+                sent_at_ns: 0,
+                heard_at_ns: 0,
+                due_ns,
+                carry,
+                need: 0,
+            });
         }
         let count = connections.len().next_power_of_two();
         let ring = ring::new_ring((count as u32).clamp(64, 4096)).map_err(Error::io("set up io_uring"))?;
@@ -149,7 +164,6 @@ impl<'a> Worker<'a> {
             busy: 0,
             epoch,
             schedule,
-            due: VecDeque::new(),
             idle: VecDeque::new(),
             spun_ns: 0,
             requests: 0,
@@ -158,6 +172,7 @@ impl<'a> Worker<'a> {
             refused_count: 0,
             refused_noted: 0,
             behind: 0,
+            unanswered: 0,
             interval_ns: new_histogram(),
             latency_ns: new_histogram(),
             series: Vec::new(),
@@ -182,7 +197,7 @@ impl<'a> Worker<'a> {
         let mut usage = None;
         let mut completions = Vec::new();
         let mut starved = Vec::new();
-        while self.busy > 0 || self.schedule.is_some() && (self.budget > 0 || !self.due.is_empty()) {
+        while self.busy > 0 || self.schedule.is_some() && self.budget > 0 {
             self.wait()?;
             let phase_now = self.shared.phase.load(Ordering::Relaxed);
             if phase_now != phase {
@@ -192,11 +207,14 @@ impl<'a> Worker<'a> {
                     self.refused_noted = self.refused_count;
                     window = at;
                 } else if phase_now == PHASE_STOP {
-                    self.end_interval();
                     usage = Some(usage_between(window, at));
+                    match self.schedule {
+                        Some(_) => self.count_what_is_due(at.wall_ns),
+                        None => self.end_interval(),
+                    }
                     self.budget = 0;
-                    self.behind = self.due.len() as u64;
-                    self.due.clear();
+                } else if phase_now == PHASE_ABORT {
+                    break;
                 }
                 phase = phase_now;
             } else if phase == PHASE_MEASURE
@@ -234,12 +252,14 @@ impl<'a> Worker<'a> {
             self.shared.requests[self.thread].store(self.requests, Ordering::Relaxed);
             self.shared.misses[self.thread].store(self.misses, Ordering::Relaxed);
         }
-        if usage.is_none() {
+        // Of an open loop, what was due before the end belongs to the measurement, whenever it came.
+        if usage.is_none() || self.schedule.is_some() {
             self.end_interval();
         }
         let usage = usage.unwrap_or_else(|| usage_between(window, self.stamp()));
         let (latency_ns, series, refused) = (self.latency_ns, self.series, self.refused);
-        Ok(Report { latency_ns, series, refused, behind: self.behind, usage })
+        let (behind, unanswered) = (self.behind, self.unanswered);
+        Ok(Report { latency_ns, series, refused, behind, unanswered, usage })
     }
 
     /// Waits for completions. In an open loop also until requests are due, which it sends.
@@ -247,7 +267,7 @@ impl<'a> Worker<'a> {
         let failed = Error::io("wait for completions");
         let Some(schedule) = &self.schedule else { return ring::submit_and_wait(&mut self.ring).map_err(failed) };
         // What nobody can take will be sent when a reply has come.
-        if self.idle.is_empty() || self.budget == 0 && self.due.is_empty() {
+        if self.idle.is_empty() || self.budget == 0 {
             ring::submit_and_wait(&mut self.ring).map_err(failed)?;
             return self.send_due();
         }
@@ -269,27 +289,37 @@ impl<'a> Worker<'a> {
         self.send_due()
     }
 
-    /// Sends what is due, spread over the connections without a batch, the one that has been idle longest first.
+    /// Sends what is due, to the connection that has been idle longest first. What no connection can take stays in the
+    /// schedule.
     fn send_due(&mut self) -> Result<(), Error> {
         let now_ns = self.now_ns();
-        while self.budget > 0
-            && let Some(due_ns) = self.schedule.as_mut().and_then(|schedule| schedule.take(now_ns))
-        {
-            self.due.push_back(due_ns);
-            if matches!(self.plan.stop, Stop::Requests(_)) {
-                self.budget -= 1;
+        while let (true, Some(schedule), Some(&slot)) = (self.budget > 0, &mut self.schedule, self.idle.front()) {
+            let due_ns = &mut self.connections[slot].due_ns;
+            due_ns.clear();
+            // A batch of its own for each connection, as long as they reach.
+            let share = schedule.due(now_ns).div_ceil(self.idle.len() as u64).clamp(1, self.plan.pipeline as u64);
+            due_ns.extend(std::iter::from_fn(|| schedule.take(now_ns)).take(share.min(self.budget) as usize));
+            let requests = due_ns.len();
+            if requests == 0 {
+                break;
             }
-        }
-        while !self.due.is_empty()
-            && let Some(slot) = self.idle.pop_front()
-        {
-            let share = self.due.len().div_ceil(self.idle.len() + 1).min(self.plan.pipeline);
-            let connection = &mut self.connections[slot];
-            connection.due_ns.clear();
-            connection.due_ns.extend(self.due.drain(..share));
-            self.send_batch(slot, share)?;
+            if matches!(self.plan.stop, Stop::Requests(_)) {
+                self.budget -= requests as u64;
+            }
+            self.idle.pop_front();
+            self.send_batch(slot, requests)?;
         }
         Ok(())
+    }
+
+    /// At the end of an open loop: what is due and was not sent is as late as it is by now, at least.
+    fn count_what_is_due(&mut self, now_ns: u64) {
+        let Some(schedule) = &mut self.schedule else { return };
+        while let Some(due_ns) = schedule.take(now_ns) {
+            self.behind += 1;
+            self.interval_ns.saturating_record((now_ns - due_ns).max(1));
+        }
+        self.unanswered = self.connections.iter().map(|connection| connection.batch.outstanding() as u64).sum();
     }
 
     /// A second of the measurement is over, or all of it.
@@ -328,6 +358,7 @@ impl<'a> Worker<'a> {
         }
         self.buffers.give_back(id);
         if taken.replies > 0 {
+            connection.heard_at_ns = now_ns;
             self.requests += taken.replies;
             self.misses += taken.misses;
             let since = |start_ns: u64| now_ns.saturating_sub(start_ns).max(1);
@@ -382,6 +413,7 @@ impl<'a> Worker<'a> {
         let bytes = connection.batch.bytes(workload);
         let fd = connection.stream.as_raw_fd();
         connection.sent_at_ns = self.epoch.elapsed().as_nanos() as u64;
+        connection.heard_at_ns = connection.sent_at_ns;
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: the pointer and the length are those of a live slice.
         let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) };
@@ -420,7 +452,7 @@ impl<'a> Worker<'a> {
     fn check_age(&self, now_ns: u64) -> Result<(), Error> {
         let limit_ns = self.plan.timeout.as_nanos() as u64;
         let late = self.connections.iter().find(|connection| {
-            connection.batch.outstanding() > 0 && now_ns.saturating_sub(connection.sent_at_ns) > limit_ns
+            connection.batch.outstanding() > 0 && now_ns.saturating_sub(connection.heard_at_ns) > limit_ns
         });
         match late {
             None => Ok(()),
