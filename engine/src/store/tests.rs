@@ -98,8 +98,9 @@ fn what_is_due_goes_by_reading_and_by_slices() {
 fn what_stays_when_most_goes_is_moved_together() {
     let mut store = store();
     let name = |i: u32| format!("key:{i}");
-    let value = |i: u32| vec![i as u8; if i % 1_000 == 0 { 20_000 } else { i as usize % 600 }];
-    let expiry = |i: u32| if i % 2 == 0 { Expiry::Never } else { Expiry::At(Millis(1 << 40)) };
+    let value =
+        |i: u32| vec![i as u8; [10, 100, 1_000, 20_000][if i.is_multiple_of(1_000) { 3 } else { i as usize % 3 }]];
+    let expiry = |i: u32| if i.is_multiple_of(20) { Expiry::Never } else { Expiry::At(Millis(1 << 40)) };
     for i in 0..60_000 {
         store.set(store.key(0, name(i).as_bytes()), NewValue::from(&value(i)[..]), expiry(i), NOW);
     }
