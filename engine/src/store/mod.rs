@@ -48,9 +48,7 @@ pub enum Expiry {
     Keep,
 }
 
-/// Aligned so that its place among the others takes no multiplication: each lookup begins with it.
 #[derive(Default)]
-#[repr(align(256))]
 struct Keyspace {
     table: Table,
     /// Entries that have an expiry time.
