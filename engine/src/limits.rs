@@ -55,6 +55,8 @@ pub const EXPIRE_SLICE_ENTRIES: usize = 400;
 pub const EXPIRE_SLICES_PER_TICK: usize = 64;
 /// Entries that one slice of freeing takes.
 pub const FREE_SLICE_ENTRIES: usize = 500;
+/// Bytes that one slice of compaction could copy in its time; moving an entry takes as long as some hundred of them.
+pub const COMPACT_SLICE_BYTES: usize = 96 << 10;
 /// Flushed tables that wait to be freed in slices; past it, and if it is one segment, a table is freed when it is flushed.
 pub const GARBAGE_TABLES_MAX: usize = 64;
 /// Keys that one slice of KEYS looks at.

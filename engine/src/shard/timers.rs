@@ -13,13 +13,15 @@ pub(super) struct Timers {
     expire_slices: usize,
     /// Tables wait to be freed.
     freeing: bool,
+    /// Deleted entries left memory to give back.
+    compacting: bool,
     /// Where the next look for idle clients begins.
     idle_slot: usize,
 }
 
 impl Timers {
     pub fn new(now: Millis) -> Timers {
-        Timers { now, next_tick: now, expire_slices: 0, freeing: false, idle_slot: 0 }
+        Timers { now, next_tick: now, expire_slices: 0, freeing: false, compacting: false, idle_slot: 0 }
     }
 
     pub fn next_tick(&self) -> Millis {
@@ -28,7 +30,7 @@ impl Timers {
 
     /// Whether a slice is due that waits for no event.
     pub fn has_work(&self) -> bool {
-        self.freeing || self.expire_slices > 0
+        self.freeing || self.compacting || self.expire_slices > 0
     }
 }
 
@@ -51,6 +53,9 @@ impl Shard {
             self.timers.expire_slices = if more { self.timers.expire_slices - 1 } else { 0 };
         }
         self.timers.freeing = self.core.store.free_slice();
+        if ticked || self.timers.compacting {
+            self.timers.compacting = self.core.store.compact_slice();
+        }
     }
 
     /// Closes clients that said nothing and read nothing for `timeout` seconds; looks at some of them each time.

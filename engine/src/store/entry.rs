@@ -11,11 +11,10 @@
 //! point at it and overwriting or deleting it costs no copy. All lengths are in bytes. A key without expiry, 16 bytes
 //! long, with a value of 32 bytes takes 56 bytes, one cache line or two.
 //!
-//! An [`Entry`] is a thin owning pointer (the table packs it into 48 bits). This file is the only place that knows the
+//! An [`Entry`] is a thin owning pointer (the table packs it into 48 bits) into the keyspace's [`Arena`]. This file is the only place that knows the
 //! layout; its safe twin in `tests` is a `HashMap`.
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::mem::{align_of, size_of};
@@ -23,6 +22,8 @@ use std::ptr::NonNull;
 
 use bytes::{Bytes, BytesMut};
 use torc_protocol::limits::SHARED_BYTES_MIN;
+
+use super::arena::{ALIGN, Arena, LARGEST_BYTES, slot_bytes_of};
 
 /// A value on its way into the store: its bytes, and the refcounted form if it arrived as one.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +75,11 @@ const SHARED: u8 = 1 << 0;
 const EXPIRES: u8 = 1 << 1;
 /// There is a field with the key's length.
 const LONG_KEY: u8 = 1 << 2;
+/// It is larger than the arena's slots and comes from the global allocator.
+const LARGE: u8 = 1 << 3;
+/// Set in a free slot of the arena, and never here.
+const _FREE: u8 = 1 << 7;
 const KEY_LEN_LONG: u16 = u16::MAX;
-const ALIGN: usize = 8;
 /// Room for a `Bytes` after a key of any length: itself and the padding before it.
 const SHARED_ROOM: usize = size_of::<Bytes>() + ALIGN;
 
@@ -84,7 +88,7 @@ const _: () = assert!(align_of::<Header>() <= ALIGN && align_of::<Bytes>() <= AL
 // The room of a value that grows is twice its length, and what rounding up adds.
 const _: () = assert!(SHARED_BYTES_MIN * 2 + ALIGN < u16::MAX as usize);
 
-/// An owned key with its value. Dropping it frees both.
+/// An owned key with its value. It cannot be dropped: it goes back to its arena with [`Entry::free`].
 pub struct Entry(NonNull<Header>);
 
 /// A borrowed entry: the same thin pointer, for reading. The table makes one from the address that it packs.
@@ -140,15 +144,26 @@ impl<'a> EntryRef<'a> {
         unsafe { field(self.0, 0).read() }
     }
 
-    /// Bytes allocated for this entry, the refcounted value included.
+    /// Bytes that the entry owns outside the arena, those of a refcounted value.
     #[inline]
-    pub fn memory_bytes(self) -> usize {
-        // SAFETY: the entry is live during 'a.
-        let own = unsafe { allocated_bytes(self.0) };
+    pub fn outside_bytes(self) -> usize {
         match self.value() {
-            Value::Inline(_) => own,
-            Value::Shared(bytes) => own + bytes.len(),
+            Value::Inline(_) => 0,
+            Value::Shared(bytes) => bytes.len(),
         }
+    }
+
+    /// Bytes that the entry takes: its slot in the arena, and what it owns outside.
+    pub fn memory_bytes(self) -> usize {
+        let header = self.header();
+        let own = key_offset(header.how) + self.key().len() + header.value_room as usize;
+        slot_bytes_of(own) + self.outside_bytes()
+    }
+
+    /// Where it is.
+    #[inline]
+    pub fn address(self) -> u64 {
+        self.0.as_ptr().addr() as u64
     }
 }
 
@@ -209,20 +224,25 @@ unsafe fn shared_pointer(header: NonNull<Header>) -> *mut Bytes {
     }
 }
 
+/// Frees what an entry owns outside its arena; true if it did. The entry is not to be used any more.
+///
 /// # Safety
-/// `header` starts a live entry.
-#[inline]
-unsafe fn allocated_bytes(header: NonNull<Header>) -> usize {
-    // SAFETY: by the caller.
-    unsafe { key_offset(header.as_ref().how) + key_len(header) + header.as_ref().value_room as usize }
+/// `slot` starts a live entry that nobody else uses, and this happens once.
+pub unsafe fn drop_outside(slot: NonNull<u8>) -> bool {
+    let mut entry = std::mem::ManuallyDrop::new(Entry(slot.cast()));
+    let shared = entry.header().how & SHARED != 0;
+    if shared {
+        entry.drop_shared();
+    }
+    shared
 }
 
 impl Entry {
     /// Allocates. Keys and values are at most 4 GiB - 1 byte; the protocol's bulk limit is far below.
-    pub fn new(key: &[u8], value: NewValue<'_>, expire_ms: u64) -> Entry {
+    pub fn new(arena: &mut Arena, key: &[u8], value: NewValue<'_>, expire_ms: u64) -> Entry {
         let shared = value.bytes.len() > SHARED_BYTES_MIN;
         let room = if shared { SHARED_ROOM } else { round_up(value.bytes.len()) };
-        let mut entry = Entry::allocate(key, room, expire_ms);
+        let mut entry = Entry::allocate(arena, key, room, expire_ms, shared);
         if shared {
             let bytes = value.shared.cloned().unwrap_or_else(|| Bytes::copy_from_slice(value.bytes));
             entry.put_shared(bytes);
@@ -233,16 +253,16 @@ impl Entry {
     }
 
     /// An entry with an empty inline value and `room` bytes for it. There is a field for the expiry if it has one.
-    fn allocate(key: &[u8], room: usize, expire_ms: u64) -> Entry {
+    /// `shared` says that a Bytes will be put there.
+    fn allocate(arena: &mut Arena, key: &[u8], room: usize, expire_ms: u64, shared: bool) -> Entry {
         let long = key.len() >= KEY_LEN_LONG as usize;
         let how = if expire_ms != 0 { EXPIRES } else { 0 } | if long { LONG_KEY } else { 0 };
         let key_at = key_offset(how);
         // What rounding the whole allocation up to the alignment gives away is room for the value.
         let size = round_up(key_at + key.len() + room);
         let room = u16::try_from(size - key_at - key.len()).expect("inline values are short");
-        let layout = layout(size);
-        // SAFETY: the layout has a size of at least HEADER_BYTES, so it is not zero.
-        let Some(pointer) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
+        let large = size > LARGEST_BYTES;
+        let pointer = if large { arena.allocate_large(size) } else { arena.allocate(size, shared) };
         let header = pointer.cast::<Header>();
         // SAFETY: the allocation has room for the header, the fields that `how` names and the key; it is aligned for
         // them, and ours alone.
@@ -251,7 +271,7 @@ impl Entry {
                 key_len: if long { KEY_LEN_LONG } else { key.len() as u16 },
                 value_len: 0,
                 value_room: room,
-                how,
+                how: how | if large { LARGE } else { 0 },
                 _access: Cell::new(0),
             });
             if expire_ms != 0 {
@@ -284,6 +304,31 @@ impl Entry {
         Entry(unsafe { NonNull::new_unchecked(pointer) })
     }
 
+    /// Gives it back to the arena that it is of.
+    #[inline]
+    pub fn free(mut self, arena: &mut Arena) {
+        let how = self.header().how;
+        if how & SHARED != 0 {
+            self.drop_shared();
+        }
+        let slot = self.0.cast();
+        std::mem::forget(self);
+        // SAFETY: allocate got it from the arena in the same way; whether it is SHARED never changes.
+        unsafe { if how & LARGE != 0 { arena.free_large(slot) } else { arena.free(slot, how & SHARED != 0) } }
+    }
+
+    /// Moves the entries of sparse pages, at most as many as `budget` allows ([`Arena::compact_slice`]), and tells
+    /// where each was. True if there is more to do.
+    pub fn compact_slice(arena: &mut Arena, budget: usize, mut relocate: impl FnMut(u64, Entry)) -> bool {
+        arena.compact_slice(budget, |old, new| {
+            let entry = Entry(new.cast());
+            let shared = entry.header().how & SHARED != 0;
+            new.as_ptr().expose_provenance();
+            relocate(old.as_ptr().addr() as u64, entry);
+            shared
+        })
+    }
+
     /// The entry for reading.
     #[inline]
     pub fn as_ref(&self) -> EntryRef<'_> {
@@ -303,7 +348,7 @@ impl Entry {
 
     /// Sets when the entry expires; 0 is never. Returns a new entry to put in this one's place if it had no field for it.
     #[must_use]
-    pub fn set_expire_ms(&mut self, expire_ms: u64) -> Option<Entry> {
+    pub fn set_expire_ms(&mut self, arena: &mut Arena, expire_ms: u64) -> Option<Entry> {
         if self.try_set_expire_ms(expire_ms) {
             return None;
         }
@@ -312,7 +357,7 @@ impl Entry {
             Value::Shared(bytes) => Some(bytes),
             Value::Inline(_) => None,
         };
-        Some(Entry::new(self.as_ref().key(), NewValue { bytes: value.bytes(), shared }, expire_ms))
+        Some(Entry::new(arena, self.as_ref().key(), NewValue { bytes: value.bytes(), shared }, expire_ms))
     }
 
     #[inline]
@@ -351,7 +396,7 @@ impl Entry {
 
     /// Writes `bytes` at `offset` of the value, filling a gap with zeros, growing the value if it is shorter. Returns a
     /// new entry to put in this one's place if the value had to move.
-    pub fn write_at(&mut self, offset: usize, bytes: &[u8]) -> Option<Entry> {
+    pub fn write_at(&mut self, arena: &mut Arena, offset: usize, bytes: &[u8]) -> Option<Entry> {
         let old_len = self.as_ref().value().bytes().len();
         let len = old_len.max(offset + bytes.len());
         if self.header().how & SHARED != 0 {
@@ -386,15 +431,15 @@ impl Entry {
             value.extend_from_slice(self.as_ref().value().bytes());
             value.resize(len, 0);
             value[offset..offset + bytes.len()].copy_from_slice(bytes);
-            let mut entry = Entry::allocate(self.as_ref().key(), SHARED_ROOM, self.as_ref().expire_ms());
+            let mut entry = Entry::allocate(arena, self.as_ref().key(), SHARED_ROOM, self.as_ref().expire_ms(), true);
             entry.put_shared(value.freeze());
             return Some(entry);
         }
         // Twice what is needed, so that a run of APPENDs costs a constant number of copies per byte (as sds does).
         let room = (len * 2).min(SHARED_BYTES_MIN);
-        let mut entry = Entry::allocate(self.as_ref().key(), room, self.as_ref().expire_ms());
+        let mut entry = Entry::allocate(arena, self.as_ref().key(), room, self.as_ref().expire_ms(), false);
         entry.put_inline(self.as_ref().value().bytes());
-        let moved = entry.write_at(offset, bytes);
+        let moved = entry.write_at(arena, offset, bytes);
         debug_assert!(moved.is_none());
         Some(entry)
     }
@@ -426,19 +471,8 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if self.header().how & SHARED != 0 {
-            self.drop_shared();
-        }
-        // SAFETY: the entry is live until the end of this function.
-        let layout = layout(unsafe { allocated_bytes(self.0) });
-        // SAFETY: allocate made it with the same size (room takes up what rounding added) and alignment.
-        unsafe { dealloc(self.0.as_ptr().cast(), layout) };
+        debug_assert!(std::thread::panicking(), "an entry is given back to its arena");
     }
-}
-
-#[inline]
-fn layout(size: usize) -> Layout {
-    Layout::from_size_align(size, ALIGN).expect("a key and an inline value are far below isize::MAX")
 }
 
 #[inline]
@@ -452,45 +486,52 @@ mod tests {
 
     #[test]
     fn a_value_is_kept_inline_or_shared_by_its_length() {
+        let mut arena = Arena::default();
         for len in [0, 1, 7, 8, 64, SHARED_BYTES_MIN, SHARED_BYTES_MIN + 1, 1 << 20] {
             let value = vec![7u8; len];
-            let entry = Entry::new(b"key", NewValue::from(&value[..]), 5);
+            let entry = Entry::new(&mut arena, b"key", NewValue::from(&value[..]), 5);
             assert_eq!(entry.as_ref().key(), b"key");
             assert_eq!(entry.as_ref().value().bytes(), value);
             assert_eq!(entry.as_ref().expire_ms(), 5);
             assert_eq!(matches!(entry.as_ref().value(), Value::Shared(_)), len > SHARED_BYTES_MIN);
+            entry.free(&mut arena);
         }
     }
 
     #[test]
     fn long_keys_and_late_expiry_keep_everything() {
+        let mut arena = Arena::default();
         for key_len in [0, 1, 65_534, 65_535, 200_000] {
             for value_len in [3, 20_000] {
                 let (key, value) = (vec![b'k'; key_len], vec![b'v'; value_len]);
-                let mut entry = Entry::new(&key, NewValue::from(&value[..]), 0);
-                assert!(entry.set_expire_ms(0).is_none());
-                entry = entry.set_expire_ms(77).expect("an entry without expiry has no field for it");
-                assert!(entry.set_expire_ms(78).is_none());
+                let mut entry = Entry::new(&mut arena, &key, NewValue::from(&value[..]), 0);
+                assert!(entry.set_expire_ms(&mut arena, 0).is_none());
+                let moved = entry.set_expire_ms(&mut arena, 77).expect("an entry without expiry has no field for it");
+                std::mem::replace(&mut entry, moved).free(&mut arena);
+                assert!(entry.set_expire_ms(&mut arena, 78).is_none());
                 assert_eq!((entry.as_ref().key(), entry.as_ref().value().bytes()), (&key[..], &value[..]));
                 assert_eq!(entry.as_ref().expire_ms(), 78);
                 assert!(entry.try_set(NewValue::from(&value[..]), 0));
                 assert_eq!(entry.as_ref().expire_ms(), 0);
+                entry.free(&mut arena);
             }
         }
     }
 
     #[test]
     fn a_shared_value_is_not_copied() {
+        let mut arena = Arena::default();
         let value = Bytes::from(vec![1u8; 100_000]);
-        let entry = Entry::new(b"k", NewValue { bytes: &value, shared: Some(&value) }, 0);
+        let entry = Entry::new(&mut arena, b"k", NewValue { bytes: &value, shared: Some(&value) }, 0);
         assert_eq!(entry.as_ref().value().bytes().as_ptr(), value.as_ptr());
-        drop(entry);
+        entry.free(&mut arena);
         assert!(value.is_unique());
     }
 
     #[test]
     fn writing_past_the_end_fills_with_zeros_and_moves_when_it_must() {
-        let mut entry = Entry::new(b"k", NewValue::from(&b"ab"[..]), 9);
+        let mut arena = Arena::default();
+        let mut entry = Entry::new(&mut arena, b"k", NewValue::from(&b"ab"[..]), 9);
         let mut model = b"ab".to_vec();
         for (offset, bytes) in [
             (0, &b"x"[..]),
@@ -501,8 +542,8 @@ mod tests {
             (20_000, b"big"),
             (3, b"1234567890"),
         ] {
-            if let Some(moved) = entry.write_at(offset, bytes) {
-                entry = moved;
+            if let Some(moved) = entry.write_at(&mut arena, offset, bytes) {
+                std::mem::replace(&mut entry, moved).free(&mut arena);
             }
             if model.len() < offset + bytes.len() {
                 model.resize(offset + bytes.len(), 0);
@@ -512,15 +553,18 @@ mod tests {
             assert_eq!(matches!(entry.as_ref().value(), Value::Shared(_)), model.len() > SHARED_BYTES_MIN);
             assert_eq!((entry.as_ref().key(), entry.as_ref().expire_ms()), (&b"k"[..], 9));
         }
+        entry.free(&mut arena);
     }
 
     #[test]
     fn appending_to_a_value_that_a_reply_still_reads_copies_it() {
-        let mut entry = Entry::new(b"k", NewValue::from(&vec![1u8; 20_000][..]), 0);
+        let mut arena = Arena::default();
+        let mut entry = Entry::new(&mut arena, b"k", NewValue::from(&vec![1u8; 20_000][..]), 0);
         let Value::Shared(read) = entry.as_ref().value() else { panic!("20 kB is shared") };
         let read = read.clone();
-        assert!(entry.write_at(0, b"changed").is_none());
+        assert!(entry.write_at(&mut arena, 0, b"changed").is_none());
         assert_eq!(&read[..7], &[1u8; 7]);
         assert_eq!(&entry.as_ref().value().bytes()[..7], b"changed");
+        entry.free(&mut arena);
     }
 }

@@ -249,9 +249,14 @@ impl Table {
         unsafe { EntryRef::from_raw(address) }
     }
 
-    /// Changes the entry at a place just found. The change may give back an entry that replaces it.
+    /// Changes the entry at a place just found. The change may give back an entry that replaces it; then the old one is
+    /// returned.
     #[inline]
-    pub fn change<R>(&mut self, place: Place, change: impl FnOnce(&mut Entry) -> (R, Option<Entry>)) -> R {
+    pub fn change<R>(
+        &mut self,
+        place: Place,
+        change: impl FnOnce(&mut Entry) -> (R, Option<Entry>),
+    ) -> (R, Option<Entry>) {
         // SAFETY: the place holds a live entry; ours alone, because of &mut self.
         let mut entry = std::mem::ManuallyDrop::new(unsafe { Entry::from_raw(self.address(place)) });
         let (result, moved) = change(&mut entry);
@@ -259,9 +264,18 @@ impl Table {
             // SAFETY: the segment is live and &mut self is exclusive.
             let bucket = unsafe { &mut (&mut (*place.segment.as_ptr()).buckets)[place.bucket as usize] };
             bucket.set(place.slot as usize, bucket.tags[place.slot as usize], pack(moved));
-            drop(std::mem::ManuallyDrop::into_inner(entry));
+            return (result, Some(std::mem::ManuallyDrop::into_inner(entry)));
         }
-        result
+        (result, None)
+    }
+
+    /// Names the new place of an entry that was moved.
+    pub fn relocate(&mut self, old: u64, moved: Entry, rehash: &impl Fn(EntryRef) -> u64) {
+        let hash = rehash(moved.as_ref());
+        let place = self.find_by(hash, |entry| entry.address() == old).expect("every entry is in the table");
+        // SAFETY: the segment is live and &mut self is exclusive.
+        let bucket = unsafe { &mut (&mut (*place.segment.as_ptr()).buckets)[place.bucket as usize] };
+        bucket.set(place.slot as usize, bucket.tags[place.slot as usize], pack(moved));
     }
 
     /// Takes the entry at a place just found out of the table.
@@ -403,17 +417,13 @@ impl Table {
         None
     }
 
-    /// Frees up to `count` entries, for a table that is given up in slices. True when nothing is left.
+    /// Forgets up to `count` entries, for a table that is given up in slices: their arena frees them. True when nothing
+    /// is left.
     pub fn free_some(&mut self, mut count: usize) -> bool {
         while let Some(&last) = self.directory.last() {
             // SAFETY: the segment is live; copies of its pointer further down the directory are popped with it.
             let segment = unsafe { &mut *last.as_ptr() };
-            let addresses = segment.take_all();
-            let freed = addresses.len();
-            for_each_prefetched(&addresses, |address| {
-                // SAFETY: the slot owned this entry and no longer names it.
-                drop(unsafe { Entry::from_raw(address) });
-            });
+            let freed = segment.taken as usize;
             self.len -= freed;
             while self.directory.last() == Some(&last) {
                 self.directory.pop();

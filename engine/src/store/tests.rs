@@ -94,6 +94,33 @@ fn what_is_due_goes_by_reading_and_by_slices() {
     assert_eq!((store.len(1), store.expiring(1), store.counters().expired), (0, 0, 1_000));
 }
 
+#[test]
+fn what_stays_when_most_goes_is_moved_together() {
+    let mut store = store();
+    let name = |i: u32| format!("key:{i}");
+    let value =
+        |i: u32| vec![i as u8; [10, 100, 1_000, 20_000][if i.is_multiple_of(1_000) { 3 } else { i as usize % 3 }]];
+    let expiry = |i: u32| if i.is_multiple_of(20) { Expiry::Never } else { Expiry::At(Millis(1 << 40)) };
+    for i in 0..60_000 {
+        store.set(store.key(0, name(i).as_bytes()), NewValue::from(&value(i)[..]), expiry(i), NOW);
+    }
+    let full = store.memory_bytes();
+    for i in (0..60_000).filter(|i| i % 10 != 0) {
+        assert!(store.remove(store.key(0, name(i).as_bytes()), NOW));
+    }
+    while store.compact_slice() {}
+    let left = store.memory_bytes();
+    assert!(left < full / 2, "{full} bytes of which {left} are left");
+    for i in (0..60_000).filter(|i| i % 10 == 0) {
+        let entry = store.get(store.key(0, name(i).as_bytes()), NOW).expect("it stays");
+        assert_eq!(entry.value().bytes(), value(i));
+    }
+    for i in (0..60_000).filter(|i| i % 10 == 0) {
+        assert!(store.remove(store.key(0, name(i).as_bytes()), NOW));
+    }
+    assert_eq!(store.keyspaces[0].outside_bytes, 0);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Set(u8, Vec<u8>, Option<u64>, bool),
@@ -104,6 +131,7 @@ enum Step {
     Wait(u64),
     Reap,
     ExpireSlice,
+    CompactSlice,
     Clear,
 }
 
@@ -122,6 +150,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0u64..20).prop_map(Step::Wait),
         1 => Just(Step::Reap),
         1 => Just(Step::ExpireSlice),
+        1 => Just(Step::CompactSlice),
         1 => Just(Step::Clear),
     ];
     proptest::collection::vec(step, 0..300)
@@ -179,6 +208,7 @@ proptest! {
                 Step::Wait(ms) => now.0 += ms,
                 Step::Reap => store.reap(now),
                 Step::ExpireSlice => { store.expire_slice(now); }
+                Step::CompactSlice => { store.compact_slice(); }
                 Step::Clear => {
                     store.clear(0);
                     store.free_slice();

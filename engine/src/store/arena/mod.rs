@@ -1,0 +1,452 @@
+//! Where the entries of one keyspace lie: an allocator for sizes from 8 bytes to [`LARGEST_BYTES`], in steps of 8 up to
+//! 512 and of 4 % beyond, so that little is lost to rounding.
+//!
+//! Memory comes from the system in [`mapping`]s, cut into [`page`]s, each with slots of one size. A class of sizes takes
+//! slots from its current page until that has none left, and then from its fullest page, so that sparse pages run empty.
+//! [`Arena::compact_slice`] helps: it moves the entries of the sparsest page of a class away when the class has room for
+//! them elsewhere. An entry with a key too long for any slot comes from the global allocator.
+//!
+//! The arena knows of an entry only that its first eight bytes mark no free slot, and whether it owns memory outside.
+#![allow(unsafe_code)]
+
+mod mapping;
+mod page;
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+
+use mapping::{FreePage, Mappings};
+use page::{BINS, Kept, Page};
+
+/// What every address is a multiple of.
+pub const ALIGN: usize = 8;
+/// The largest slot: an inline value of 16 KiB with a key of some hundred bytes.
+pub const LARGEST_BYTES: usize = (16 << 10) + 512;
+/// Up to here the classes are `ALIGN` apart.
+const FINE_BYTES: usize = 512;
+/// Beyond, each is larger than the one before by this part of it.
+const COARSE_PART: usize = 24;
+const CLASSES: usize = count_classes();
+const SLOT_BYTES: [u16; CLASSES] = slot_bytes();
+const CLASS_OF: [u8; LARGEST_BYTES / ALIGN + 1] = class_of_size();
+/// Pages whose memory one slice gives back to the system, at 5 to 10 µs each.
+pub const GIVE_BACK_PAGES: usize = 5;
+/// What moving an entry costs besides copying it, in bytes that could be copied in the time.
+const MOVE_COST_BYTES: usize = 512;
+/// A class is compacted when it has this part of its entries free, and a page's worth.
+const SLACK_PART: usize = 32;
+
+const fn next_class(bytes: usize) -> usize {
+    if bytes < FINE_BYTES {
+        return bytes + ALIGN;
+    }
+    let next = (bytes + bytes / COARSE_PART) / ALIGN * ALIGN;
+    if next > LARGEST_BYTES { LARGEST_BYTES } else { next }
+}
+
+const fn count_classes() -> usize {
+    let (mut count, mut bytes) = (1, ALIGN);
+    while bytes < LARGEST_BYTES {
+        bytes = next_class(bytes);
+        count += 1;
+    }
+    count
+}
+
+const fn slot_bytes() -> [u16; CLASSES] {
+    let mut all = [ALIGN as u16; CLASSES];
+    let mut class = 1;
+    while class < CLASSES {
+        all[class] = next_class(all[class - 1] as usize) as u16;
+        class += 1;
+    }
+    all
+}
+
+const fn class_of_size() -> [u8; LARGEST_BYTES / ALIGN + 1] {
+    let mut all = [0; LARGEST_BYTES / ALIGN + 1];
+    let (mut size, mut class) = (0, 0);
+    while size < all.len() {
+        if size * ALIGN > SLOT_BYTES[class] as usize {
+            class += 1;
+        }
+        all[size] = class as u8;
+        size += 1;
+    }
+    all
+}
+
+/// Bytes of the slot that so many bytes get.
+pub fn slot_bytes_of(bytes: usize) -> usize {
+    match CLASS_OF.get(bytes.div_ceil(ALIGN)) {
+        Some(&class) => SLOT_BYTES[class as usize] as usize,
+        None => bytes,
+    }
+}
+
+const _: () = assert!(CLASSES <= 256 && SLOT_BYTES[CLASSES - 1] as usize == LARGEST_BYTES);
+
+#[derive(Clone, Copy, Default)]
+struct Class {
+    current: Option<Page>,
+    /// Pages with free slots, the fullest in the last.
+    bins: [Option<Page>; BINS],
+    live: usize,
+    pages: usize,
+}
+
+/// The memory of the entries of one keyspace. Dropping it frees all of them.
+#[derive(Default)]
+pub struct Arena {
+    /// Empty until the first allocation: most databases are never used.
+    classes: Vec<Class>,
+    mappings: Mappings,
+    /// Bytes of pages that were touched.
+    touched_bytes: usize,
+    /// Entries of the global allocator, with their sizes.
+    large: BTreeMap<usize, usize>,
+    large_bytes: usize,
+    /// The page that is being emptied, and how far that is.
+    victim: Option<(Page, u32)>,
+    /// The class that compaction looks at next.
+    compact_class: usize,
+    /// How far the page is through that an arena given up is at.
+    free_offset: u32,
+}
+
+// SAFETY: an arena owns its mappings, and its pages point at nothing else.
+unsafe impl Send for Arena {}
+
+impl Arena {
+    /// A slot of at least `bytes`, at most [`LARGEST_BYTES`]. What is put there has the top bit of its seventh byte clear.
+    /// `owner` says whether it will own memory outside.
+    #[inline]
+    pub fn allocate(&mut self, bytes: usize, owner: bool) -> NonNull<u8> {
+        let class = CLASS_OF[bytes.div_ceil(ALIGN)] as usize;
+        if let Some(found) = self.classes.get_mut(class)
+            && let Some(mut page) = found.current
+            && let Some(slot) = page.take()
+        {
+            found.live += 1;
+            page.owners += owner as u32;
+            return slot;
+        }
+        self.allocate_slowly(class, owner)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_slowly(&mut self, class: usize, owner: bool) -> NonNull<u8> {
+        if self.classes.is_empty() {
+            self.classes = vec![Class::default(); CLASSES];
+        }
+        loop {
+            let mut page = self.page_with_room(class);
+            if let Some(slot) = page.take() {
+                self.classes[class].live += 1;
+                page.owners += owner as u32;
+                return slot;
+            }
+        }
+    }
+
+    /// The current page of a class, or the fullest, or a new one; with a carved slot that is free.
+    fn page_with_room(&mut self, class: usize) -> Page {
+        if let Some(mut page) = self.classes[class].current.take() {
+            if page.carve() {
+                self.touch(page);
+                self.classes[class].current = Some(page);
+                return page;
+            }
+            page.kept = Kept::Full;
+            page.low = page.live;
+        }
+        let mut page = match self.classes[class].bins.iter().rev().find_map(|bin| *bin) {
+            Some(page) => {
+                self.unlink(page);
+                page
+            }
+            None => self.new_page(class),
+        };
+        page.kept = Kept::Current;
+        page.low = 0;
+        self.classes[class].current = Some(page);
+        page
+    }
+
+    fn new_page(&mut self, class: usize) -> Page {
+        let (FreePage { start, mapping, touched }, more) = self.mappings.take();
+        // SAFETY: the page is ours from now on.
+        let mut page = unsafe { Page::new(start, mapping, class as u8, SLOT_BYTES[class] as usize) };
+        self.touched_bytes += more;
+        page.touched = touched;
+        page.carve();
+        self.touch(page);
+        self.classes[class].pages += 1;
+        page
+    }
+
+    /// Counts what carving reached.
+    fn touch(&mut self, mut page: Page) {
+        let more = page.reached().saturating_sub(page.touched);
+        page.touched += more;
+        self.touched_bytes += more as usize;
+    }
+
+    /// Takes a slot back.
+    ///
+    /// # Safety
+    /// `slot` came from [`Arena::allocate`] of this arena with the same `owner`, and nobody uses it any more.
+    #[inline]
+    pub unsafe fn free(&mut self, slot: NonNull<u8>, owner: bool) {
+        // SAFETY: by the caller.
+        let mut page = unsafe { Page::of(slot) };
+        // SAFETY: by the caller.
+        unsafe { page.put(slot) };
+        page.owners -= owner as u32;
+        self.classes[page.class as usize].live -= 1;
+        if page.live < page.low {
+            self.keep_elsewhere(page);
+        }
+    }
+
+    /// Keeps a page where it belongs now that it has fewer slots in use.
+    #[cold]
+    #[inline(never)]
+    fn keep_elsewhere(&mut self, mut page: Page) {
+        match page.kept {
+            Kept::Bin(_) => self.unlink(page),
+            Kept::Victim if page.live == 0 => self.victim = None,
+            _ => {}
+        }
+        if page.live == 0 {
+            return self.release(page);
+        }
+        let (live, capacity) = (page.live as usize, page.capacity());
+        let bin = (live * BINS / capacity).min(BINS - 1);
+        page.low = (bin * capacity).div_ceil(BINS).max(1) as u32;
+        page.kept = Kept::Bin(bin as u8);
+        let first = &mut self.classes[page.class as usize].bins[bin];
+        page.previous = None;
+        page.next = *first;
+        if let Some(next) = first {
+            next.previous = Some(page);
+        }
+        *first = Some(page);
+    }
+
+    fn unlink(&mut self, page: Page) {
+        let Kept::Bin(bin) = page.kept else { return };
+        match page.previous {
+            Some(mut previous) => previous.next = page.next,
+            None => self.classes[page.class as usize].bins[bin as usize] = page.next,
+        }
+        if let Some(mut next) = page.next {
+            next.previous = page.previous;
+        }
+    }
+
+    fn release(&mut self, page: Page) {
+        self.classes[page.class as usize].pages -= 1;
+        self.mappings.put(FreePage { start: page.start(), mapping: page.mapping, touched: page.touched });
+    }
+
+    /// Memory of the global allocator, for what is larger than any slot.
+    pub fn allocate_large(&mut self, bytes: usize) -> NonNull<u8> {
+        let layout = layout(bytes);
+        // SAFETY: more than the largest slot is not nothing.
+        let Some(pointer) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
+        self.large.insert(pointer.as_ptr().expose_provenance(), bytes);
+        self.large_bytes += bytes;
+        pointer
+    }
+
+    /// Takes it back.
+    ///
+    /// # Safety
+    /// `pointer` came from [`Arena::allocate_large`] of this arena, and nobody uses it any more.
+    pub unsafe fn free_large(&mut self, pointer: NonNull<u8>) {
+        let bytes = self.large.remove(&pointer.as_ptr().addr()).expect("given by this arena");
+        self.large_bytes -= bytes;
+        // SAFETY: by the caller; the layout is the one it was made with.
+        unsafe { dealloc(pointer.as_ptr(), layout(bytes)) };
+    }
+
+    /// Bytes of all slots in use.
+    #[cfg(test)]
+    pub fn used_bytes(&self) -> usize {
+        let slots = self.classes.iter().zip(SLOT_BYTES).map(|(class, bytes)| class.live * bytes as usize);
+        slots.sum::<usize>() + self.large_bytes
+    }
+
+    /// Bytes taken from the system: pages as far as they were touched, free ones that were not given back included.
+    pub fn held_bytes(&self) -> usize {
+        self.touched_bytes + self.large_bytes + self.classes.capacity() * size_of::<Class>()
+    }
+
+    /// Visits all slots in use in storage order, and then what the global allocator gave.
+    #[cfg(test)]
+    pub fn for_each(&self, mut visit: impl FnMut(NonNull<u8>)) {
+        for start in self.mappings.used() {
+            // SAFETY: the page is in use.
+            let page = unsafe { Page::of(start) };
+            let mut offset = 0;
+            while let Some((slot, next)) = page.next_live(offset) {
+                visit(slot);
+                offset = next;
+            }
+        }
+        for &address in self.large.keys() {
+            visit(NonNull::new(std::ptr::with_exposed_provenance_mut(address)).expect("allocated"));
+        }
+    }
+
+    /// Gives back what runs empty: pages that hold nothing, the memory of free pages, and sparse pages, whose entries
+    /// are moved. `moved` is told where each was and where it is, and says whether it owns memory outside. `budget` is in
+    /// bytes that could be copied in the time. True if there is more to do.
+    pub fn compact_slice(
+        &mut self,
+        mut budget: usize,
+        mut moved: impl FnMut(NonNull<u8>, NonNull<u8>) -> bool,
+    ) -> bool {
+        self.release_empty_current();
+        let (bytes, more) = self.mappings.trim(GIVE_BACK_PAGES);
+        self.touched_bytes -= bytes;
+        while self.victim.is_some() || self.choose_victim() {
+            if !self.empty_victim(&mut budget, &mut moved) {
+                return true;
+            }
+        }
+        more
+    }
+
+    /// A class's current page is kept when its last slot is freed, or setting and deleting one key would make it anew
+    /// each time. Here it goes.
+    fn release_empty_current(&mut self) {
+        for class in 0..self.classes.len() {
+            if let Some(page) = self.classes[class].current.filter(|page| page.live == 0) {
+                self.classes[class].current = None;
+                self.release(page);
+            }
+        }
+    }
+
+    /// The sparsest page of the next class that has more room than it should. False if there is none.
+    fn choose_victim(&mut self) -> bool {
+        for _ in 0..self.classes.len() {
+            self.compact_class = (self.compact_class + 1) % self.classes.len();
+            let class = &self.classes[self.compact_class];
+            let Some(page) = class.bins.iter().find_map(|bin| *bin) else { continue };
+            // With a page's worth free, all that the sparsest holds has room in the others.
+            let free = class.pages * page.capacity() - class.live;
+            if free >= page.capacity() + class.live / SLACK_PART {
+                self.unlink(page);
+                let mut victim = page;
+                victim.kept = Kept::Victim;
+                victim.low = 1;
+                self.victim = Some((page, 0));
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Moves what the victim holds. False if the budget is spent.
+    fn empty_victim(&mut self, budget: &mut usize, moved: &mut impl FnMut(NonNull<u8>, NonNull<u8>) -> bool) -> bool {
+        while let Some((page, offset)) = self.victim {
+            let bytes = SLOT_BYTES[page.class as usize] as usize;
+            let Some(rest) = budget.checked_sub(bytes + MOVE_COST_BYTES) else { return false };
+            *budget = rest;
+            let Some((slot, next)) = page.next_live(offset).filter(|_| self.has_room_beside(page)) else {
+                // What had room has been taken by others meanwhile: the page stays.
+                self.victim = None;
+                self.keep_elsewhere(page);
+                break;
+            };
+            self.victim = Some((page, next));
+            let new = self.allocate(bytes, false);
+            // SAFETY: both slots have this size; the new one is of another page, because a victim is no current page.
+            unsafe { slot.copy_to_nonoverlapping(new, bytes) };
+            let owner = moved(slot, new);
+            // SAFETY: the new slot is live.
+            unsafe { Page::of(new) }.owners += owner as u32;
+            // SAFETY: the slot was live, and what it held is used at its new place only.
+            unsafe { self.free(slot, owner) };
+        }
+        true
+    }
+
+    /// Frees a slice of all that is left, for an arena that is given up: about `count` entries that own memory outside,
+    /// or some pages. The other entries are not looked at. True when nothing is left.
+    pub fn free_some(&mut self, count: usize, pages: usize) -> bool {
+        self.classes = Vec::new();
+        self.victim = None;
+        let (mut count_left, mut pages_left) = (count, pages);
+        while let Some(&address) = self.large.keys().next() {
+            let entry = NonNull::new(std::ptr::with_exposed_provenance_mut(address)).expect("allocated");
+            // SAFETY: the entry is live and nobody uses it any more.
+            unsafe { super::entry::drop_outside(entry) };
+            // SAFETY: as above.
+            unsafe { self.free_large(entry) };
+            count_left = count_left.saturating_sub(1);
+            if count_left == 0 {
+                return false;
+            }
+        }
+        while pages_left > 0 {
+            // The free pages first, and then one after another those that become free.
+            self.touched_bytes -= self.mappings.give_back(1, 0);
+            pages_left -= 1;
+            if self.mappings.has_warm() {
+                continue;
+            }
+            let Some(start) = self.mappings.last_used() else {
+                self.touched_bytes = 0;
+                return true;
+            };
+            // SAFETY: the page is in use.
+            let page = unsafe { Page::of(start) };
+            if !self.drop_owners(page, &mut count_left) {
+                return false;
+            }
+            self.mappings.put(FreePage { start: page.start(), mapping: page.mapping, touched: page.touched });
+        }
+        false
+    }
+
+    /// Frees what the entries of a page own outside. False if there is more.
+    fn drop_owners(&mut self, mut page: Page, count: &mut usize) -> bool {
+        while page.owners > 0
+            && let Some((slot, next)) = page.next_live(self.free_offset)
+        {
+            if *count == 0 {
+                return false;
+            }
+            *count -= 1;
+            self.free_offset = next;
+            // SAFETY: the entry is live and nobody uses it any more; the offset says that it has been here.
+            page.owners -= unsafe { super::entry::drop_outside(slot) } as u32;
+        }
+        self.free_offset = 0;
+        true
+    }
+
+    fn has_room_beside(&self, victim: Page) -> bool {
+        let class = &self.classes[victim.class as usize];
+        class.pages * victim.capacity() - class.live > victim.capacity() - victim.live as usize
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        while !self.free_some(usize::MAX, usize::MAX) {}
+    }
+}
+
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes, ALIGN).expect("a key and an inline value are far below isize::MAX")
+}
+
+#[cfg(test)]
+mod tests;
