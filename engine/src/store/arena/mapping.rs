@@ -7,12 +7,13 @@ use memmap2::{MmapMut, UncheckedAdvice};
 
 use super::page::PAGE_BYTES;
 
-/// A mapping's pages begin at a multiple of this, the system's huge page. Huge pages are not asked for: to give back a part
-/// of one took 800 µs for one slice in a hundred (95 without), and the system may fill it up again.
+/// A mapping's pages begin at a multiple of this, the system's huge page.
 const HUGE_BYTES: usize = 2 << 20;
 /// Pages of an arena's first mapping, and of the largest. The later ones are as large as all before them together.
 const PAGES_MIN: usize = HUGE_BYTES / PAGE_BYTES;
 const PAGES_MAX: usize = 512;
+/// From this size on the system is asked for huge pages: an arena that stays small should take only what it uses.
+const HUGE_PAGES_MIN: usize = 64;
 /// Free pages that are kept as they are, besides a part of those in use: so that a load that goes up and down does not
 /// give memory back only to ask for it again.
 const KEPT_MIN: usize = 16;
@@ -30,6 +31,7 @@ struct Mapping {
     /// Where the pages begin.
     start: usize,
     pages: usize,
+    huge: bool,
     /// One bit for each page in use.
     used: [u64; PAGES_MAX / 64],
 }
@@ -46,14 +48,19 @@ pub struct Mappings {
 }
 
 impl Mappings {
-    /// A page to use.
-    pub fn take(&mut self) -> FreePage {
-        let page = self.warm.pop().unwrap_or_else(|| self.take_cold());
+    /// A page to use, and how many bytes that touches at once: where huge pages are, all of it.
+    pub fn take(&mut self) -> (FreePage, usize) {
+        let mut page = self.warm.pop().unwrap_or_else(|| self.take_cold());
         let mapping = &mut self.all[page.mapping as usize];
         let index = mapping.index(page.start);
         mapping.used[index / 64] |= 1 << (index % 64);
+        let before = page.touched;
+        if mapping.huge {
+            page.touched = PAGE_BYTES as u32;
+        }
         self.in_use += 1;
-        page
+        let more = (page.touched - before) as usize;
+        (page, more)
     }
 
     fn take_cold(&mut self) -> FreePage {
@@ -72,6 +79,10 @@ impl Mappings {
         };
         let base = memory.as_mut_ptr();
         let start = base.addr().next_multiple_of(HUGE_BYTES) - base.addr();
+        let huge = pages >= HUGE_PAGES_MIN;
+        if huge {
+            ask_for_huge_pages(&memory, start, pages * PAGE_BYTES);
+        }
         let number = self.all.len() as u32;
         for index in (0..pages).rev() {
             // SAFETY: the mapping has room for the alignment and all pages.
@@ -80,7 +91,7 @@ impl Mappings {
         }
         // Whoever reads an entry makes its pointer from an address alone.
         let _ = base.expose_provenance();
-        self.all.push(Mapping { memory, start, pages, used: [0; PAGES_MAX / 64] });
+        self.all.push(Mapping { memory, start, pages, huge, used: [0; PAGES_MAX / 64] });
         self.pages += pages;
     }
 
@@ -171,4 +182,12 @@ impl Mapping {
         // SAFETY: only pages of this mapping have a bit.
         Some(unsafe { NonNull::new_unchecked(self.memory.as_mut_ptr().add(self.start + index * PAGE_BYTES)) })
     }
+}
+
+/// Where the system has no huge pages it says so, and small ones do as well.
+fn ask_for_huge_pages(memory: &MmapMut, start: usize, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    let _ = memory.advise_range(memmap2::Advice::HugePage, start, bytes);
+    #[cfg(not(target_os = "linux"))]
+    let _ = (memory, start, bytes);
 }

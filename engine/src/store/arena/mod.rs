@@ -176,9 +176,10 @@ impl Arena {
     }
 
     fn new_page(&mut self, class: usize) -> Page {
-        let FreePage { start, mapping, touched } = self.mappings.take();
+        let (FreePage { start, mapping, touched }, more) = self.mappings.take();
         // SAFETY: the page is ours from now on.
         let mut page = unsafe { Page::new(start, mapping, class as u8, SLOT_BYTES[class] as usize) };
+        self.touched_bytes += more;
         page.touched = touched;
         page.carve();
         self.touch(page);
