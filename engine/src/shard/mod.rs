@@ -359,7 +359,8 @@ impl Shard {
 
     /// When to take a turn even if nothing happens (timers: expiry, idle clients). None: no timer.
     pub fn next_wake(&self) -> Option<Millis> {
-        let needed = self.core.store.has_expiring() || self.core.config.timeout_s > 0 || self.buffers_need_timer();
+        let asked = self.core.config.timeout_s > 0 || self.buffers_need_timer();
+        let needed = self.core.store.has_expiring() || self.store_needs_timer() || asked;
         needed.then(|| self.timers.next_tick())
     }
 

@@ -15,13 +15,25 @@ pub(super) struct Timers {
     freeing: bool,
     /// Deleted entries left memory to give back.
     compacting: bool,
+    /// Changes of the store up to the last tick, and ticks since there were any.
+    changes: u64,
+    quiet_ticks: u32,
     /// Where the next look for idle clients begins.
     idle_slot: usize,
 }
 
 impl Timers {
     pub fn new(now: Millis) -> Timers {
-        Timers { now, next_tick: now, expire_slices: 0, freeing: false, compacting: false, idle_slot: 0 }
+        Timers {
+            now,
+            next_tick: now,
+            expire_slices: 0,
+            freeing: false,
+            compacting: false,
+            changes: 0,
+            quiet_ticks: 0,
+            idle_slot: 0,
+        }
     }
 
     pub fn next_tick(&self) -> Millis {
@@ -47,6 +59,9 @@ impl Shard {
             self.close_idle(now);
             self.check_soft_limits(now);
             self.count_values_again();
+            let changes = self.core.store.counters().changes + self.core.store.counters().expired;
+            let quiet = changes == std::mem::replace(&mut self.timers.changes, changes);
+            self.timers.quiet_ticks = if quiet { self.timers.quiet_ticks.saturating_add(1) } else { 0 };
         }
         if self.timers.expire_slices > 0 {
             let more = self.core.store.has_expiring() && self.core.store.expire_slice(now);
@@ -56,6 +71,12 @@ impl Shard {
         if ticked || self.timers.compacting {
             self.timers.compacting = self.core.store.compact_slice();
         }
+    }
+
+    /// Whether the store may have something to tidy up: it was changed, and no tick has looked since.
+    pub(super) fn store_needs_timer(&self) -> bool {
+        let counters = self.core.store.counters();
+        counters.changes + counters.expired != self.timers.changes || self.timers.quiet_ticks == 0
     }
 
     /// Closes clients that said nothing and read nothing for `timeout` seconds; looks at some of them each time.

@@ -30,8 +30,9 @@ const COARSE_PART: usize = 24;
 const CLASSES: usize = count_classes();
 const SLOT_BYTES: [u16; CLASSES] = slot_bytes();
 const CLASS_OF: [u8; LARGEST_BYTES / ALIGN + 1] = class_of_size();
-/// Pages whose memory one slice gives back to the system, at 5 to 10 µs each.
-pub const GIVE_BACK_PAGES: usize = 5;
+/// Pages whose memory one slice gives back to the system: 5 to 10 µs for small pages of the system, and up to hundreds where
+/// that splits a huge one.
+pub const GIVE_BACK_PAGES: usize = 1;
 /// What moving an entry costs besides copying it, in bytes that could be copied in the time.
 const MOVE_COST_BYTES: usize = 512;
 /// A class is compacted when it has this part of its entries free, and a page's worth.
