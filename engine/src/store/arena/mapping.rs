@@ -12,8 +12,6 @@ const HUGE_BYTES: usize = 2 << 20;
 /// Pages of an arena's first mapping, and of the largest. The later ones are as large as all before them together.
 const PAGES_MIN: usize = HUGE_BYTES / PAGE_BYTES;
 const PAGES_MAX: usize = 512;
-/// From this size on the system is asked for huge pages: an arena that stays small should take only what it uses.
-const HUGE_PAGES_MIN: usize = 64;
 /// Free pages that are kept as they are, besides a part of those in use: so that a load that goes up and down does not
 /// give memory back only to ask for it again.
 const KEPT_MIN: usize = 16;
@@ -79,7 +77,8 @@ impl Mappings {
         };
         let base = memory.as_mut_ptr();
         let start = base.addr().next_multiple_of(HUGE_BYTES) - base.addr();
-        let huge = pages >= HUGE_PAGES_MIN;
+        // Not the first: an arena that stays small should take only what it uses.
+        let huge = !self.all.is_empty();
         if huge {
             ask_for_huge_pages(&memory, start, pages * PAGE_BYTES);
         }
