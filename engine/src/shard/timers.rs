@@ -15,9 +15,9 @@ pub(super) struct Timers {
     freeing: bool,
     /// Deleted entries left memory to give back.
     compacting: bool,
-    /// Changes of the store up to the last tick, and ticks since there were any.
+    /// Changes of the store up to the last tick, and whether there were none since the tick before.
     changes: u64,
-    quiet_ticks: u32,
+    quiet: bool,
     /// Where the next look for idle clients begins.
     idle_slot: usize,
 }
@@ -31,7 +31,7 @@ impl Timers {
             freeing: false,
             compacting: false,
             changes: 0,
-            quiet_ticks: 0,
+            quiet: false,
             idle_slot: 0,
         }
     }
@@ -60,8 +60,7 @@ impl Shard {
             self.check_soft_limits(now);
             self.count_values_again();
             let changes = self.core.store.counters().changes + self.core.store.counters().expired;
-            let quiet = changes == std::mem::replace(&mut self.timers.changes, changes);
-            self.timers.quiet_ticks = if quiet { self.timers.quiet_ticks.saturating_add(1) } else { 0 };
+            self.timers.quiet = changes == std::mem::replace(&mut self.timers.changes, changes);
         }
         if self.timers.expire_slices > 0 {
             let more = self.core.store.has_expiring() && self.core.store.expire_slice(now);
@@ -73,10 +72,10 @@ impl Shard {
         }
     }
 
-    /// Whether the store may have something to tidy up: it was changed, and no tick has looked since.
+    /// Whether the store may have something to tidy up: it was changed, and no tick has found it unchanged since.
     pub(super) fn store_needs_timer(&self) -> bool {
         let counters = self.core.store.counters();
-        counters.changes + counters.expired != self.timers.changes || self.timers.quiet_ticks == 0
+        counters.changes + counters.expired != self.timers.changes || !self.timers.quiet
     }
 
     /// Closes clients that said nothing and read nothing for `timeout` seconds; looks at some of them each time.
