@@ -49,12 +49,17 @@ pub const PLACES_KEPT_MAX: usize = 64;
 
 /// Expired keys that readers report in one turn; the rest is found again.
 pub const REAP_MAX: usize = 256;
-/// Entries that one slice of active expiry looks at, per database.
-pub const EXPIRE_SLICE_ENTRIES: usize = 400;
+/// Entries that one slice of active expiry removes, and segments of the table whose times it compares.
+pub const EXPIRE_SLICE_ENTRIES: usize = 256;
+pub const EXPIRE_SLICE_SEGMENTS: usize = 2048;
 /// Slices of active expiry in one tick (1/hz seconds).
-pub const EXPIRE_SLICES_PER_TICK: usize = 64;
+pub const EXPIRE_SLICES_PER_TICK: usize = 512;
 /// Entries that one slice of freeing takes.
 pub const FREE_SLICE_ENTRIES: usize = 500;
+/// Runs of pages (of 2 MiB) that one slice of freeing gives back.
+pub const FREE_SLICE_RUNS: usize = 1;
+/// Segments of the table that one slice of compaction looks at for neighbours to merge.
+pub const MERGE_SLICE_SEGMENTS: usize = 1024;
 /// Bytes that one slice of compaction could copy in its time; moving an entry takes as long as some hundred of them.
 pub const COMPACT_SLICE_BYTES: usize = 96 << 10;
 /// Flushed tables that wait to be freed in slices; past it, and if it is one segment, a table is freed when it is flushed.

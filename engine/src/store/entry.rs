@@ -1,21 +1,21 @@
 //! One key with its value: a single allocation, so that a lookup touches one place in memory after the table.
 //!
 //! ```text
-//!  0        2        4        6     7        8
-//!  | key    | value  | value  | how | access | expire ms | key length | key bytes | value area ...
-//!  | length | length | room   |     |        | if any    | if long    |
+//!  0        2        4        6     7       8
+//!  | key    | value  | value  | how | epoch | expire ms | version | long key: address, length | key bytes | value area ...
+//!  | length | length | room   |     |       | if any    | if any  | if it is long             | if not    |
 //! ```
 //!
 //! `how` says which of the optional fields of 8 bytes are there, and what the value area holds: the bytes themselves, or,
 //! for a value longer than [`SHARED_BYTES_MIN`], a [`Bytes`] at the next multiple of its alignment, so that a reply can
-//! point at it and overwriting or deleting it costs no copy. All lengths are in bytes. A key without expiry, 16 bytes
-//! long, with a value of 32 bytes takes 56 bytes, one cache line or two.
+//! point at it and overwriting or deleting it costs no copy. A key longer than [`KEY_INLINE_MAX`] is outside too. `epoch`
+//! is the snapshot that has seen the entry last. All lengths are in bytes. A key without expiry, 16 bytes long, with a
+//! value of 32 bytes takes 56 bytes, one cache line or two.
 //!
-//! An [`Entry`] is a thin owning pointer (the table packs it into 48 bits) into the keyspace's [`Arena`]. This file is the only place that knows the
-//! layout; its safe twin in `tests` is a `HashMap`.
+//! An [`Entry`] is a thin owning pointer into the keyspace's [`Arena`] (the table packs it into 34 bits). This file is the
+//! only place that knows the layout; its safe twin in `tests` is a `HashMap`.
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
 use std::marker::PhantomData;
 use std::mem::{align_of, size_of};
 use std::ptr::NonNull;
@@ -58,13 +58,12 @@ impl<'a> Value<'a> {
 
 #[repr(C)]
 struct Header {
-    /// `KEY_LEN_LONG` if the length is in its own field.
+    /// 0 if the key is outside.
     key_len: u16,
     value_len: u16,
     value_room: u16,
     how: u8,
-    /// Recency, for eviction.
-    _access: Cell<u8>,
+    _epoch: u8,
 }
 
 const HEADER_BYTES: usize = size_of::<Header>();
@@ -73,13 +72,14 @@ const FIELD_BYTES: usize = 8;
 const SHARED: u8 = 1 << 0;
 /// There is a field with an expiry time (which may be 0, never).
 const EXPIRES: u8 = 1 << 1;
-/// There is a field with the key's length.
+/// There are two fields with the key's address and length.
 const LONG_KEY: u8 = 1 << 2;
-/// It is larger than the arena's slots and comes from the global allocator.
-const LARGE: u8 = 1 << 3;
+/// There is a field with a version.
+const VERSIONED: u8 = 1 << 3;
 /// Set in a free slot of the arena, and never here.
 const _FREE: u8 = 1 << 7;
-const KEY_LEN_LONG: u16 = u16::MAX;
+/// The longest key that lies in the entry itself.
+const KEY_INLINE_MAX: usize = 384;
 /// Room for a `Bytes` after a key of any length: itself and the padding before it.
 const SHARED_ROOM: usize = size_of::<Bytes>() + ALIGN;
 
@@ -87,6 +87,8 @@ const _: () = assert!(HEADER_BYTES == 8 && HEADER_BYTES.is_multiple_of(ALIGN) &&
 const _: () = assert!(align_of::<Header>() <= ALIGN && align_of::<Bytes>() <= ALIGN);
 // The room of a value that grows is twice its length, and what rounding up adds.
 const _: () = assert!(SHARED_BYTES_MIN * 2 + ALIGN < u16::MAX as usize);
+// The longest key and the longest inline value have room in a slot, with all fields.
+const _: () = assert!(HEADER_BYTES + 4 * FIELD_BYTES + KEY_INLINE_MAX + SHARED_BYTES_MIN + ALIGN <= LARGEST_BYTES);
 
 /// An owned key with its value. It cannot be dropped: it goes back to its arena with [`Entry::free`].
 pub struct Entry(NonNull<Header>);
@@ -144,20 +146,25 @@ impl<'a> EntryRef<'a> {
         unsafe { field(self.0, 0).read() }
     }
 
-    /// Bytes that the entry owns outside the arena, those of a refcounted value.
+    /// Bytes that the entry owns outside the arena, those of a refcounted value and of a long key.
     #[inline]
     pub fn outside_bytes(self) -> usize {
-        match self.value() {
-            Value::Inline(_) => 0,
-            Value::Shared(bytes) => bytes.len(),
+        let header = self.header();
+        if !header.owns() {
+            return 0;
         }
+        let value = if let Value::Shared(bytes) = self.value() { bytes.len() } else { 0 };
+        value + if header.how & LONG_KEY != 0 { self.key().len() } else { 0 }
     }
 
     /// Bytes that the entry takes: its slot in the arena, and what it owns outside.
     pub fn memory_bytes(self) -> usize {
+        slot_bytes_of(self.size()) + self.outside_bytes()
+    }
+
+    fn size(self) -> usize {
         let header = self.header();
-        let own = key_offset(header.how) + self.key().len() + header.value_room as usize;
-        slot_bytes_of(own) + self.outside_bytes()
+        key_offset(header.how) + header.key_len as usize + header.value_room as usize
     }
 
     /// Where it is.
@@ -180,18 +187,32 @@ unsafe fn field(header: NonNull<Header>, index: usize) -> *mut u64 {
 /// Bytes before the key.
 #[inline]
 fn key_offset(how: u8) -> usize {
-    HEADER_BYTES + FIELD_BYTES * ((how & EXPIRES != 0) as usize + (how & LONG_KEY != 0) as usize)
+    HEADER_BYTES + FIELD_BYTES * (long_key_field(how) + 2 * (how & LONG_KEY != 0) as usize)
+}
+
+/// The field with a long key's address.
+#[inline]
+fn long_key_field(how: u8) -> usize {
+    (how & EXPIRES != 0) as usize + (how & VERSIONED != 0) as usize
+}
+
+impl Header {
+    /// Whether the entry owns memory outside its slot.
+    #[inline]
+    fn owns(&self) -> bool {
+        self.how & (SHARED | LONG_KEY) != 0
+    }
 }
 
 /// # Safety
 /// `header` starts a live entry.
 #[inline]
 unsafe fn key_len(header: NonNull<Header>) -> usize {
-    // SAFETY: by the caller; LONG_KEY says that the last field is there and holds the length.
+    // SAFETY: by the caller; LONG_KEY says that the last two fields are there, and the second holds the length.
     unsafe {
         let fixed = header.as_ref();
         if fixed.how & LONG_KEY != 0 {
-            return field(header, (fixed.how & EXPIRES != 0) as usize).read() as usize;
+            return field(header, long_key_field(fixed.how) + 1).read() as usize;
         }
         fixed.key_len as usize
     }
@@ -201,16 +222,25 @@ unsafe fn key_len(header: NonNull<Header>) -> usize {
 /// `header` starts a live entry.
 #[inline]
 unsafe fn key_pointer(header: NonNull<Header>) -> *mut u8 {
-    // SAFETY: the key follows the fields inside the allocation.
-    unsafe { header.as_ptr().cast::<u8>().add(key_offset(header.as_ref().how)) }
+    // SAFETY: the key follows the fields inside the allocation, or the first of its two fields holds its address.
+    unsafe {
+        let how = header.as_ref().how;
+        if how & LONG_KEY != 0 {
+            return std::ptr::with_exposed_provenance_mut(field(header, long_key_field(how)).read() as usize);
+        }
+        header.as_ptr().cast::<u8>().add(key_offset(how))
+    }
 }
 
 /// # Safety
 /// `header` starts a live entry.
 #[inline]
 unsafe fn value_pointer(header: NonNull<Header>) -> *mut u8 {
-    // SAFETY: the value area follows the key inside the allocation.
-    unsafe { key_pointer(header).add(key_len(header)) }
+    // SAFETY: the value area follows the fields and the key, if it is inside the allocation.
+    unsafe {
+        let fixed = header.as_ref();
+        header.as_ptr().cast::<u8>().add(key_offset(fixed.how) + fixed.key_len as usize)
+    }
 }
 
 /// # Safety
@@ -230,11 +260,11 @@ unsafe fn shared_pointer(header: NonNull<Header>) -> *mut Bytes {
 /// `slot` starts a live entry that nobody else uses, and this happens once.
 pub unsafe fn drop_outside(slot: NonNull<u8>) -> bool {
     let mut entry = std::mem::ManuallyDrop::new(Entry(slot.cast()));
-    let shared = entry.header().how & SHARED != 0;
-    if shared {
-        entry.drop_shared();
+    let owns = entry.header().owns();
+    if owns {
+        entry.drop_outside();
     }
-    shared
+    owns
 }
 
 impl Entry {
@@ -255,32 +285,28 @@ impl Entry {
     /// An entry with an empty inline value and `room` bytes for it. There is a field for the expiry if it has one.
     /// `shared` says that a Bytes will be put there.
     fn allocate(arena: &mut Arena, key: &[u8], room: usize, expire_ms: u64, shared: bool) -> Entry {
-        let long = key.len() >= KEY_LEN_LONG as usize;
+        let long = key.len() > KEY_INLINE_MAX;
         let how = if expire_ms != 0 { EXPIRES } else { 0 } | if long { LONG_KEY } else { 0 };
         let key_at = key_offset(how);
+        let key_len = if long { 0 } else { key.len() };
         // What rounding the whole allocation up to the alignment gives away is room for the value.
-        let size = round_up(key_at + key.len() + room);
-        let room = u16::try_from(size - key_at - key.len()).expect("inline values are short");
-        let large = size > LARGEST_BYTES;
-        let pointer = if large { arena.allocate_large(size) } else { arena.allocate(size, shared) };
+        let size = round_up(key_at + key_len + room);
+        let value_room = u16::try_from(size - key_at - key_len).expect("inline values are short");
+        let pointer = arena.allocate(size, shared || long);
         let header = pointer.cast::<Header>();
         // SAFETY: the allocation has room for the header, the fields that `how` names and the key; it is aligned for
         // them, and ours alone.
         unsafe {
-            header.write(Header {
-                key_len: if long { KEY_LEN_LONG } else { key.len() as u16 },
-                value_len: 0,
-                value_room: room,
-                how: how | if large { LARGE } else { 0 },
-                _access: Cell::new(0),
-            });
+            header.write(Header { key_len: key_len as u16, value_len: 0, value_room, how, _epoch: 0 });
             if expire_ms != 0 {
                 field(header, 0).write(expire_ms);
             }
             if long {
-                field(header, (expire_ms != 0) as usize).write(key.len() as u64);
+                let outside = Box::into_raw(Box::<[u8]>::from(key));
+                field(header, long_key_field(how)).write(outside.cast::<u8>().expose_provenance() as u64);
+                field(header, long_key_field(how) + 1).write(key.len() as u64);
             }
-            pointer.add(key_at).copy_from_nonoverlapping(NonNull::from(key).cast(), key.len());
+            pointer.add(key_at).copy_from_nonoverlapping(NonNull::from(key).cast(), key_len);
         }
         Entry(header)
     }
@@ -307,14 +333,14 @@ impl Entry {
     /// Gives it back to the arena that it is of.
     #[inline]
     pub fn free(mut self, arena: &mut Arena) {
-        let how = self.header().how;
-        if how & SHARED != 0 {
-            self.drop_shared();
+        let owns = self.header().owns();
+        if owns {
+            self.drop_outside();
         }
         let slot = self.0.cast();
         std::mem::forget(self);
-        // SAFETY: allocate got it from the arena in the same way; whether it is SHARED never changes.
-        unsafe { if how & LARGE != 0 { arena.free_large(slot) } else { arena.free(slot, how & SHARED != 0) } }
+        // SAFETY: allocate got it from the arena in the same way; whether it owns anything never changes.
+        unsafe { arena.free(slot, owns) }
     }
 
     /// Moves the entries of sparse pages, at most as many as `budget` allows ([`Arena::compact_slice`]), and tells
@@ -322,10 +348,10 @@ impl Entry {
     pub fn compact_slice(arena: &mut Arena, budget: usize, mut relocate: impl FnMut(u64, Entry)) -> bool {
         arena.compact_slice(budget, |old, new| {
             let entry = Entry(new.cast());
-            let shared = entry.header().how & SHARED != 0;
+            let owns = entry.header().owns();
             new.as_ptr().expose_provenance();
             relocate(old.as_ptr().addr() as u64, entry);
-            shared
+            owns
         })
     }
 
@@ -462,6 +488,19 @@ impl Entry {
         unsafe { shared_pointer(self.0).write(bytes) };
     }
 
+    fn drop_outside(&mut self) {
+        if self.header().how & SHARED != 0 {
+            self.drop_shared();
+        }
+        if self.header().how & LONG_KEY != 0 {
+            // SAFETY: allocate made a Box of the key, and the entry is freed, so nobody reads it any more.
+            unsafe {
+                let key = std::ptr::slice_from_raw_parts_mut(key_pointer(self.0), key_len(self.0));
+                drop(Box::from_raw(key));
+            }
+        }
+    }
+
     fn drop_shared(&mut self) {
         debug_assert!(self.header().how & SHARED != 0);
         // SAFETY: SHARED says that a Bytes is here; the caller writes a new one or frees the entry.
@@ -501,7 +540,7 @@ mod tests {
     #[test]
     fn long_keys_and_late_expiry_keep_everything() {
         let mut arena = Arena::default();
-        for key_len in [0, 1, 65_534, 65_535, 200_000] {
+        for key_len in [0, 1, 384, 385, 65_535, 200_000] {
             for value_len in [3, 20_000] {
                 let (key, value) = (vec![b'k'; key_len], vec![b'v'; value_len]);
                 let mut entry = Entry::new(&mut arena, &key, NewValue::from(&value[..]), 0);

@@ -1,13 +1,15 @@
 //! The keyspaces of one shard: what is stored, until when, and how much memory it takes. No replies, no commands.
 //!
 //! [`Store`] is the whole interface, and it is safe: [`entry`] lays one key and value out in memory, which
-//! [`arena`] manages, and [`table`] finds it.
+//! [`arena`] manages in a [`space`] of addresses, and [`table`] finds it; [`expiry`] removes what is due.
 //! Everything is told the time; an entry whose time has come reads as absent. What a reader finds expired goes to a
 //! bounded reap list that [`Store::reap`] empties at the end of the turn; what nobody reads is found by
 //! [`Store::expire_slice`]. Every change is counted ([`Store::changes`]); the log will be told at the same place.
 
 mod arena;
 mod entry;
+mod expiry;
+mod space;
 mod table;
 
 use std::cell::{Cell, RefCell};
@@ -17,6 +19,7 @@ use ahash::RandomState;
 
 use arena::Arena;
 use entry::Entry;
+use expiry::{Expirer, is_expired};
 pub use entry::{EntryRef, NewValue, Value};
 use table::{Place, Table};
 
@@ -27,10 +30,7 @@ use crate::limits;
 pub const SCAN_POSITION_BITS: u32 = table::DEPTH_MAX + table::BUCKET_BITS;
 
 /// Bytes of a key's slot in the table.
-pub const SLOT_BYTES: usize = 8;
-
-/// Entries that a table forgets in the time that it takes to free one.
-const FORGET_PER_FREE: usize = 16;
+pub const SLOT_BYTES: usize = table::SLOT_BYTES;
 
 /// A key with what is known of it: its database and its hash.
 #[derive(Clone, Copy, Debug)]
@@ -54,14 +54,11 @@ pub enum Expiry {
 #[derive(Default)]
 struct Keyspace {
     table: Table,
-    /// Entries that have an expiry time.
-    expiring: usize,
     /// Where its entries lie.
     arena: Arena,
     /// Bytes that entries own outside the arena.
     outside_bytes: usize,
-    /// Where the next expiry slice looks.
-    expire_position: u64,
+    expirer: Expirer,
 }
 
 /// Counts of what happened to keys, for `INFO`.
@@ -87,6 +84,22 @@ pub struct Store {
     counters: StoreCounters,
     hits: Cell<u64>,
     misses: Cell<u64>,
+    /// The database that the next slice of expiry is about.
+    expire_db: usize,
+}
+
+impl Keyspace {
+    /// Takes an entry out and frees it.
+    fn remove(&mut self, place: Place) {
+        let Keyspace { table, arena, outside_bytes, .. } = self;
+        remove(table, arena, outside_bytes, place);
+    }
+}
+
+fn remove(table: &mut Table, arena: &mut Arena, outside_bytes: &mut usize, place: Place) {
+    let entry = table.remove(place);
+    *outside_bytes -= entry.as_ref().outside_bytes();
+    entry.free(arena);
 }
 
 impl Store {
@@ -100,6 +113,7 @@ impl Store {
             counters: StoreCounters::default(),
             hits: Cell::new(0),
             misses: Cell::new(0),
+            expire_db: 0,
         }
     }
 
@@ -165,11 +179,7 @@ impl Store {
     }
 
     fn remove_at(&mut self, db: u8, place: Place) {
-        let keyspace = &mut self.keyspaces[db as usize];
-        let entry = keyspace.table.remove(place);
-        keyspace.expiring -= (entry.as_ref().expire_ms() != 0) as usize;
-        keyspace.outside_bytes -= entry.as_ref().outside_bytes();
-        entry.free(&mut keyspace.arena);
+        self.keyspaces[db as usize].remove(place);
     }
 
     /// Sets a key's value, creating the key if it is absent.
@@ -198,7 +208,9 @@ impl Store {
         if let Some(old) = old {
             old.free(&mut keyspace.arena);
         }
-        keyspace.expiring = keyspace.expiring + (expire != 0) as usize - (old_expire != 0) as usize;
+        if expire != old_expire {
+            keyspace.table.set_expiry(place, expire);
+        }
     }
 
     fn insert(&mut self, key: Key<'_>, value: NewValue<'_>, expiry: Expiry) {
@@ -209,9 +221,10 @@ impl Store {
         let keyspace = &mut self.keyspaces[key.db as usize];
         let entry = Entry::new(&mut keyspace.arena, key.bytes, value, expire);
         keyspace.outside_bytes += entry.as_ref().outside_bytes();
-        keyspace.expiring += (expire != 0) as usize;
+        let base = keyspace.arena.base().expect("it has an entry");
         let hasher = &self.hasher;
-        keyspace.table.insert(key.hash, entry, &|entry: EntryRef| hash_of(hasher, entry.key()));
+        let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
+        keyspace.table.insert(key.hash, entry, base, 0, expire, &rehash);
     }
 
     /// Removes a key. False if it was absent or expired.
@@ -234,7 +247,7 @@ impl Store {
         let expire = at.map_or(0, |at| at.0.max(1));
         let keyspace = &mut self.keyspaces[key.db as usize];
         let entry = keyspace.table.entry(place);
-        let (old_expire, old_bytes) = (entry.expire_ms(), entry.outside_bytes());
+        let old_bytes = entry.outside_bytes();
         let (new_bytes, old) = keyspace.table.change(place, |entry| {
             let moved = entry.set_expire_ms(&mut keyspace.arena, expire);
             (moved.as_ref().unwrap_or(entry).as_ref().outside_bytes(), moved)
@@ -243,7 +256,7 @@ impl Store {
         if let Some(old) = old {
             old.free(&mut keyspace.arena);
         }
-        keyspace.expiring = keyspace.expiring + (expire != 0) as usize - (old_expire != 0) as usize;
+        keyspace.table.set_expiry(place, expire);
         true
     }
 
@@ -284,7 +297,7 @@ impl Store {
 
     /// Keys of a database that have an expiry time.
     pub fn expiring(&self, db: u8) -> usize {
-        self.keyspaces[db as usize].expiring
+        self.keyspaces[db as usize].table.volatile()
     }
 
     /// How many databases there are.
@@ -324,8 +337,8 @@ impl Store {
     /// Frees a slice of what was cleared: about 50 µs of work. True if there is more.
     pub fn free_slice(&mut self) -> bool {
         if let Some((table, arena)) = self.garbage.last_mut()
-            && table.free_some(limits::FREE_SLICE_ENTRIES * FORGET_PER_FREE)
-            && arena.free_some(limits::FREE_SLICE_ENTRIES, arena::GIVE_BACK_PAGES)
+            && table.free_some()
+            && arena.free_some(limits::FREE_SLICE_ENTRIES, limits::FREE_SLICE_RUNS)
         {
             self.garbage.pop();
         }
@@ -341,6 +354,7 @@ impl Store {
         for Keyspace { table, arena, .. } in &mut self.keyspaces {
             // One database after another: the others wait while one has something to do.
             more = more
+                || table.merge_slice(limits::MERGE_SLICE_SEGMENTS, &rehash)
                 || Entry::compact_slice(arena, limits::COMPACT_SLICE_BYTES, |old, moved| {
                     table.relocate(old, moved, &rehash);
                 });
@@ -389,38 +403,27 @@ impl Store {
 
     /// Whether any key has an expiry time.
     pub fn has_expiring(&self) -> bool {
-        self.keyspaces.iter().any(|keyspace| keyspace.expiring > 0)
+        self.keyspaces.iter().any(|keyspace| keyspace.table.volatile() > 0)
     }
 
-    /// Looks at a slice of each database that has keys with an expiry time, and removes what is due. True if so much
-    /// was due that another slice should follow soon (Redis's rule: more than a quarter of those looked at).
+    /// Removes a slice of what is due: tens of microseconds of work. False when a round through all databases is at its
+    /// end; the next call begins another.
     pub fn expire_slice(&mut self, now: Millis) -> bool {
-        let mut more = false;
-        for db in 0..self.keyspaces.len() {
-            let keyspace = &self.keyspaces[db];
-            if keyspace.expiring == 0 {
-                continue;
+        while let Some(keyspace) = self.keyspaces.get_mut(self.expire_db) {
+            if keyspace.table.volatile() > 0 {
+                let Keyspace { table, arena, outside_bytes, expirer, .. } = keyspace;
+                let expired = &mut self.counters.expired;
+                let more = expirer.slice(table, now, |table, place| {
+                    remove(table, arena, outside_bytes, place);
+                    *expired += 1;
+                });
+                self.expire_db += !more as usize;
+                return true;
             }
-            let (mut seen, mut due) = (0, Vec::new());
-            let hasher = &self.hasher;
-            let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
-            let next = keyspace.table.scan(keyspace.expire_position, limits::EXPIRE_SLICE_ENTRIES, &rehash, |entry| {
-                seen += (entry.expire_ms() != 0) as usize;
-                if is_expired(entry, now) {
-                    due.push(rehash(entry));
-                }
-            });
-            self.keyspaces[db].expire_position = next.unwrap_or(0);
-            more |= due.len() * 4 > seen.max(1);
-            for hash in due {
-                let table = &self.keyspaces[db].table;
-                if let Some(place) = table.find_by(hash, |entry| is_expired(entry, now)) {
-                    self.remove_at(db as u8, place);
-                    self.counters.expired += 1;
-                }
-            }
+            self.expire_db += 1;
         }
-        more
+        self.expire_db = 0;
+        false
     }
 }
 
@@ -430,12 +433,6 @@ fn hash_of(hasher: &RandomState, key: &[u8]) -> u64 {
     let mut hasher = hasher.build_hasher();
     hasher.write(key);
     hasher.finish()
-}
-
-#[inline]
-fn is_expired(entry: EntryRef<'_>, now: Millis) -> bool {
-    let expire = entry.expire_ms();
-    expire != 0 && expire <= now.0
 }
 
 #[cfg(test)]

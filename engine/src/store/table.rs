@@ -1,99 +1,146 @@
 //! The hash table of one keyspace: extendible hashing over small segments, so that no step of growing takes long.
 //!
 //! ```text
-//! hash   63 ............ 64-depth | ...            | 22 ...... 7 | 6 ... 0
+//! hash   63 ............ 64-depth | ...            | 14 ...... 7 | 6 ... 0
 //!        directory index          |                |     tag     | bucket in segment
 //!
-//! directory --> segment of 128 buckets --> bucket of 8 slots, one cache line --> entry
-//!               8 KiB                      | 8 tags of 2 bytes | 8 addresses of 6 bytes |
+//! directory --> segment of 128 buckets --> bucket of 10 slots, one cache line --> entry
+//!               8 KiB                      | 10 tags | 10 marks | bits | 10 references of 32 bits |
 //! ```
 //!
-//! The eight tags of a bucket are compared with one instruction; only a slot whose tag is right is looked at, so a lookup
-//! that misses reads no entry but once in about 4000.
+//! A slot takes 6.4 bytes. Its *tag* is eight bits of the hash, compared for all slots of a bucket with one instruction:
+//! only a slot whose tag is right is looked at, so a lookup that misses reads an entry once in 30 times. Its *reference*
+//! is the entry's place in the keyspace's arena in units of 8 bytes: 32 bits and two more among the bucket's bits, which
+//! makes 128 GiB. Another of these bits says that the entry has an expiry time. Its *mark* says how recently or how often
+//! the entry was used ([`super::eviction`]): reading a key changes no line but that of its bucket, and whoever looks for
+//! what to evict reads no entries.
 //!
-//! A lookup reads the directory (8 bytes for about 600 keys, so it stays in cache), one bucket, and the entry: two
+//! A lookup reads the directory (4 bytes for about 800 keys, so it stays in cache), one bucket, and the entry: two
 //! misses in DRAM, and both can be prefetched. A bucket that is full spills into the next one of its segment; a lookup
 //! stops at the first bucket that has a slot which was never used.
 //!
-//! A segment that is four fifths full splits in two by the next bit of the hash: about 820 entries are re-hashed, tens
-//! of microseconds, however large the table is. Only the directory is ever doubled as a whole: 8 bytes per segment, a
-//! plain copy. (Extendible hashing: Fagin et al., TODS 1979; small segments with a bucket per cache line: Dash, Lu et
-//! al., VLDB 2020, and Dragonfly's table.) The directory is indexed by the *high* bits of the hash, so directory order
-//! is hash order and a scan position stays meaningful while segments split (see [`Table::scan`]).
+//! A segment that is four fifths full splits in two by the next bit of the hash: about 1000 entries are re-hashed, tens
+//! of microseconds, however large the table is. Two that are nearly empty become one again ([`Table::merge_slice`]), and
+//! the last takes the place of the one that is gone, so segments lie together. The directory doubles a few entries at a
+//! time while segments split. (Extendible hashing: Fagin et al., TODS 1979; small segments with a bucket per cache line:
+//! Dash, Lu et al., VLDB 2020, and Dragonfly's table.) The directory is indexed by the *high* bits of the hash, so
+//! directory order is hash order and a scan position stays meaningful while segments split and merge ([`Table::scan`]).
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::ptr::NonNull;
 
+use super::arena::{ALIGN, ARENA_BYTES_MAX};
 use super::entry::{Entry, EntryRef};
+use super::space::Grown;
 
 const BUCKETS: usize = 128;
-const SLOTS_PER_BUCKET: usize = 8;
+const SLOTS_PER_BUCKET: usize = 10;
 const SLOTS: usize = BUCKETS * SLOTS_PER_BUCKET;
 /// A segment splits when more of its slots are taken.
-const SPLIT_AT: usize = SLOTS * 4 / 5;
+const SPLIT_AT: usize = SLOTS * 13 / 16;
+/// Two neighbours with no more than this together become one.
+const MERGE_AT: usize = SPLIT_AT / 2;
 /// A segment with more slots that are neither taken nor fresh is rebuilt, so that misses stay short.
-const TOMBSTONES_MAX: usize = SLOTS / 8;
+const TOMBSTONES_MAX: usize = SLOTS / 10;
 /// Bits of the hash that a scan cursor can hold for the directory; 2^40 segments are out of reach.
 pub const DEPTH_MAX: u32 = 40;
 /// Bits of the bucket in a scan position.
 pub const BUCKET_BITS: u32 = BUCKETS.trailing_zeros();
+/// Entries of the next directory that one split fills.
+const DOUBLE_STEP: usize = 64;
+
+/// Addresses for so many bytes of segments: of entries of 56 bytes, an arena is full before. And of the two lists beside.
+const SEGMENTS_BYTES_MAX: usize = 32 << 30;
+const HEADS_BYTES_MAX: usize = (SEGMENTS_BYTES_MAX / SEGMENT_BYTES * size_of::<Head>()).next_power_of_two();
+const DIRECTORY_BYTES_MAX: usize = SEGMENTS_BYTES_MAX / SEGMENT_BYTES * 16;
 
 /// A slot that was never taken: a lookup ends at its bucket.
-const FRESH: u16 = 0;
+const FRESH: u8 = 0;
 /// A slot that was taken once: a lookup goes on past its bucket.
-const TOMBSTONE: u16 = 1;
-const ADDRESS_MASK: u64 = (1 << 48) - 1;
+const TOMBSTONE: u8 = 1;
 
-const _: () = assert!(BUCKETS.is_power_of_two() && std::mem::size_of::<Bucket>() == 64);
+/// Where the bits of expiry begin in [`Bucket::bits`]; below are two bits of each reference.
+const VOLATILE_SHIFT: usize = 2 * SLOTS_PER_BUCKET;
+
+const _: () = assert!(BUCKETS.is_power_of_two() && size_of::<Bucket>() == 64 && VOLATILE_SHIFT + SLOTS_PER_BUCKET <= 32);
 const _: () = assert!(SPLIT_AT + TOMBSTONES_MAX < SLOTS, "a lookup must find a fresh slot");
+const _: () = assert!(ARENA_BYTES_MAX / ALIGN == 1 << 34);
 
+#[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Bucket {
-    tags: [u16; SLOTS_PER_BUCKET],
-    /// Addresses in 48 bits, the low half first: eight pairs would be padded, so they are kept apart.
+    tags: [u8; SLOTS_PER_BUCKET],
+    marks: [u8; SLOTS_PER_BUCKET],
+    bits: u32,
     low: [u32; SLOTS_PER_BUCKET],
-    high: [u16; SLOTS_PER_BUCKET],
+}
+
+/// What a slot holds: all of it but the tag, which is of the hash.
+#[derive(Clone, Copy)]
+struct Slot {
+    reference: u64,
+    mark: u8,
+    volatile: bool,
 }
 
 impl Bucket {
-    const EMPTY: Bucket =
-        Bucket { tags: [FRESH; SLOTS_PER_BUCKET], low: [0; SLOTS_PER_BUCKET], high: [0; SLOTS_PER_BUCKET] };
+    const EMPTY: Bucket = Bucket {
+        tags: [FRESH; SLOTS_PER_BUCKET],
+        marks: [0; SLOTS_PER_BUCKET],
+        bits: 0,
+        low: [0; SLOTS_PER_BUCKET],
+    };
 
-    #[inline]
-    fn address(&self, slot: usize) -> u64 {
-        (self.high[slot] as u64) << 32 | self.low[slot] as u64
+    #[inline(always)]
+    fn reference(&self, slot: usize) -> u64 {
+        (self.bits as u64 >> (2 * slot) & 3) << 32 | self.low[slot] as u64
     }
 
     #[inline]
-    fn set(&mut self, slot: usize, tag: u16, address: u64) {
-        self.tags[slot] = tag;
-        self.low[slot] = address as u32;
-        self.high[slot] = (address >> 32) as u16;
+    fn is_volatile(&self, slot: usize) -> bool {
+        self.bits >> (VOLATILE_SHIFT + slot) & 1 == 1
+    }
+
+    fn get(&self, slot: usize) -> Slot {
+        Slot { reference: self.reference(slot), mark: self.marks[slot], volatile: self.is_volatile(slot) }
+    }
+
+    #[inline]
+    fn set_reference(&mut self, slot: usize, reference: u64) {
+        self.low[slot] = reference as u32;
+        self.bits = self.bits & !(3 << (2 * slot)) | ((reference >> 32) as u32) << (2 * slot);
+    }
+
+    #[inline]
+    fn set_volatile(&mut self, slot: usize, volatile: bool) {
+        let bit = VOLATILE_SHIFT + slot;
+        self.bits = self.bits & !(1 << bit) | (volatile as u32) << bit;
     }
 
     /// One bit per slot that has this tag.
-    #[inline]
-    fn matches(&self, tag: u16) -> Mask {
+    #[inline(always)]
+    fn matches(&self, tag: u8) -> Mask {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: SSE2 belongs to every x86-64 processor; the tags are 16 bytes, and the bucket's alignment is theirs.
+        // SAFETY: SSE2 belongs to every x86-64 processor; the bucket has 16 bytes and more, and its alignment is theirs.
         unsafe {
             use std::arch::x86_64::*;
-            let tags = _mm_load_si128(self.tags.as_ptr().cast());
-            let equal = _mm_cmpeq_epi16(tags, _mm_set1_epi16(tag as i16));
-            Mask(_mm_movemask_epi8(_mm_packs_epi16(equal, _mm_setzero_si128())) as u32)
+            let tags = _mm_load_si128((&raw const *self).cast());
+            let equal = _mm_cmpeq_epi8(tags, _mm_set1_epi8(tag as i8));
+            Mask(_mm_movemask_epi8(equal) as u32 & ((1 << SLOTS_PER_BUCKET) - 1))
         }
         #[cfg(not(target_arch = "x86_64"))]
         Mask(self.tags.iter().enumerate().fold(0, |mask, (slot, &other)| mask | ((other == tag) as u32) << slot))
     }
 
-    #[inline]
+    #[inline(always)]
     fn has_fresh(&self) -> bool {
         self.matches(FRESH).0 != 0
     }
 
-    /// The addresses of all entries here.
-    fn addresses(&self) -> impl Iterator<Item = u64> {
-        (0..SLOTS_PER_BUCKET).filter(|&slot| self.tags[slot] > TOMBSTONE).map(|slot| self.address(slot))
+    /// The slots that hold an entry.
+    fn taken(&self) -> impl Iterator<Item = usize> {
+        (0..SLOTS_PER_BUCKET).filter(|&slot| self.tags[slot] > TOMBSTONE)
     }
 }
 
@@ -103,7 +150,7 @@ struct Mask(u32);
 impl Iterator for Mask {
     type Item = usize;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<usize> {
         if self.0 == 0 {
             return None;
@@ -114,43 +161,75 @@ impl Iterator for Mask {
     }
 }
 
-#[repr(C, align(64))]
-struct Segment {
-    buckets: [Bucket; BUCKETS],
+type Buckets = [Bucket; BUCKETS];
+
+/// Bytes of a slot, and what a bucket has besides.
+pub const SLOT_BYTES: usize = size_of::<Bucket>().div_ceil(SLOTS_PER_BUCKET);
+/// Bytes of one segment.
+const SEGMENT_BYTES: usize = size_of::<Buckets>();
+
+/// What is known of a segment.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    /// The least hash that belongs here.
+    first: u64,
+    /// When it is worth while to look for expired entries here; `u64::MAX` is never.
+    look_at: u64,
     /// How many high bits of the hash all entries here share.
     depth: u32,
-    taken: u32,
-    tombstones: u32,
+    taken: u16,
+    tombstones: u16,
 }
 
-/// Bytes of one segment.
-pub const SEGMENT_BYTES: usize = std::mem::size_of::<Segment>();
-
 /// Where an entry is: valid until the table changes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Place {
-    segment: NonNull<Segment>,
-    bucket: u32,
-    slot: u32,
+    segment: u32,
+    bucket: u16,
+    slot: u16,
+}
+
+/// A directory of twice the size, as far as it is filled.
+struct Doubling {
+    directory: Grown<u32>,
 }
 
 /// Keys to entries. The caller gives the hash with each key, always of the same function.
 pub struct Table {
-    directory: Vec<NonNull<Segment>>,
+    /// Segments by the high bits of the hash; empty as long as there is none.
+    directory: Grown<u32>,
+    doubling: Option<Doubling>,
     depth: u32,
     /// How far a hash, already shifted by one, is shifted further for its place in the directory (depth 0 is all the way).
     shift: u32,
+    segments: Grown<Buckets>,
+    heads: Grown<Head>,
+    /// Segments as deep as the directory.
+    deepest: usize,
     len: usize,
-    segments: usize,
+    volatile: usize,
+    /// The segment that merging looks at next.
+    merge_at: usize,
+    /// Where the arena of the entries begins.
+    base: u64,
 }
-
-// SAFETY: a table owns its segments and entries outright; the raw pointers are not shared with anyone.
-unsafe impl Send for Table {}
 
 impl Table {
     /// An empty table: no memory until the first insertion.
     pub fn new() -> Table {
-        Table { directory: Vec::new(), depth: 0, shift: 63, len: 0, segments: 0 }
+        Table {
+            directory: Grown::new(DIRECTORY_BYTES_MAX),
+            doubling: None,
+            depth: 0,
+            shift: 63,
+            segments: Grown::new(SEGMENTS_BYTES_MAX),
+            heads: Grown::new(HEADS_BYTES_MAX),
+            deepest: 0,
+            len: 0,
+            volatile: 0,
+            merge_at: 0,
+            base: 0,
+        }
     }
 
     /// Entries, expired ones included.
@@ -159,14 +238,21 @@ impl Table {
         self.len
     }
 
-    /// Segments allocated.
+    /// Entries that have an expiry time.
+    #[inline]
+    pub fn volatile(&self) -> usize {
+        self.volatile
+    }
+
+    /// Segments there are.
     pub fn segments(&self) -> usize {
-        self.segments
+        self.heads.len()
     }
 
     /// Bytes of the table itself, entries not included.
     pub fn memory_bytes(&self) -> usize {
-        self.directory.capacity() * 8 + self.segments * SEGMENT_BYTES
+        let next = self.doubling.as_ref().map_or(0, |doubling| doubling.directory.bytes());
+        self.directory.bytes() + next + self.segments.bytes() + self.heads.bytes()
     }
 
     #[inline(always)]
@@ -175,17 +261,51 @@ impl Table {
     }
 
     #[inline(always)]
-    fn segment_of(&self, hash: u64) -> Option<NonNull<Segment>> {
+    fn segment_of(&self, hash: u64) -> Option<u32> {
         self.directory.get(self.index_of(hash)).copied()
+    }
+
+    #[inline(always)]
+    fn bucket_pointer(&self, segment: u32, bucket: usize) -> NonNull<Bucket> {
+        debug_assert!((segment as usize) < self.segments.len() && bucket < BUCKETS);
+        // SAFETY: the directory, and places, name segments that are there; a bucket is below BUCKETS.
+        unsafe { self.segments.first().cast::<Bucket>().add(segment as usize * BUCKETS + bucket) }
+    }
+
+    #[inline(always)]
+    fn bucket(&self, segment: u32, bucket: usize) -> &Bucket {
+        // SAFETY: see bucket_pointer; only marks change while &self is borrowed, through Cells.
+        unsafe { self.bucket_pointer(segment, bucket).as_ref() }
+    }
+
+    #[inline(always)]
+    fn bucket_mut(&mut self, place: Place) -> &mut Bucket {
+        // SAFETY: see bucket_pointer; &mut self is exclusive.
+        unsafe { self.bucket_pointer(place.segment, place.bucket as usize).as_mut() }
+    }
+
+    #[inline(always)]
+    fn address(&self, reference: u64) -> u64 {
+        self.base + reference * ALIGN as u64
+    }
+
+    fn reference(&self, entry: Entry) -> u64 {
+        let reference = (entry.into_raw() - self.base) / ALIGN as u64;
+        debug_assert!(reference < 1 << 34);
+        reference
+    }
+
+    #[inline(always)]
+    fn entry_at(&self, reference: u64) -> EntryRef<'_> {
+        // SAFETY: references in the table are of live entries, and &self keeps the table from changing.
+        unsafe { EntryRef::from_raw(self.address(reference)) }
     }
 
     /// Asks the processor for the bucket of `hash`.
     #[inline]
     pub fn prefetch_bucket(&self, hash: u64) {
         if let Some(segment) = self.segment_of(hash) {
-            let bucket = bucket_of(hash);
-            // SAFETY: the segment is live and the bucket index is below BUCKETS, so the address is inside it.
-            prefetch(unsafe { (&raw const (*segment.as_ptr()).buckets[bucket]).cast() });
+            prefetch(self.bucket_pointer(segment, bucket_of(hash)).as_ptr().cast());
         }
     }
 
@@ -193,15 +313,9 @@ impl Table {
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) {
         let Some(segment) = self.segment_of(hash) else { return };
-        // SAFETY: the segment is live; no reference to it is held by anyone else during this call.
-        let bucket = unsafe { &(*segment.as_ptr()).buckets[bucket_of(hash)] };
+        let bucket = self.bucket(segment, bucket_of(hash));
         if let Some(slot) = bucket.matches(tag_of(hash)).next() {
-            let entry = bucket.address(slot) as usize;
-            prefetch(entry as *const u8);
-            // A short entry that straddles cache lines needs both.
-            if !entry.is_multiple_of(64) {
-                prefetch((entry + 64) as *const u8);
-            }
+            prefetch_entry(self.address(bucket.reference(slot)));
         }
     }
 
@@ -218,13 +332,10 @@ impl Table {
         let tag = tag_of(hash);
         let mut index = bucket_of(hash);
         for _ in 0..BUCKETS {
-            // SAFETY: the segment is live, &self keeps it from changing.
-            let bucket = unsafe { &(*segment.as_ptr()).buckets[index] };
+            let bucket = self.bucket(segment, index);
             for slot in bucket.matches(tag) {
-                // SAFETY: a slot with a tag holds the address of an entry that the table owns.
-                let entry = unsafe { EntryRef::from_raw(bucket.address(slot)) };
-                if matches(entry) {
-                    return Some(Place { segment, bucket: index as u32, slot: slot as u32 });
+                if matches(self.entry_at(bucket.reference(slot))) {
+                    return Some(Place { segment, bucket: index as u16, slot: slot as u16 });
                 }
             }
             if bucket.has_fresh() {
@@ -235,18 +346,37 @@ impl Table {
         None
     }
 
-    #[inline]
-    fn address(&self, place: Place) -> u64 {
-        // SAFETY: a Place points into a live segment until the table changes, which the callers' borrows rule out.
-        unsafe { (&(*place.segment.as_ptr()).buckets)[place.bucket as usize].address(place.slot as usize) }
-    }
-
     /// The entry at a place just found.
     #[inline]
     pub fn entry(&self, place: Place) -> EntryRef<'_> {
-        let address = self.address(place);
-        // SAFETY: `find` gave the place of a live entry and &self keeps the table from changing.
-        unsafe { EntryRef::from_raw(address) }
+        self.entry_at(self.bucket(place.segment, place.bucket as usize).reference(place.slot as usize))
+    }
+
+    /// The mark at a place just found.
+    #[inline(always)]
+    pub fn mark(&self, place: Place) -> &Cell<u8> {
+        let bucket = self.bucket_pointer(place.segment, place.bucket as usize);
+        // SAFETY: the slot is below SLOTS_PER_BUCKET. A Cell<u8> is laid out as a u8; marks change through it alone, and
+        // no reference to a bucket outlives the method that made it.
+        unsafe { &*(&raw const (*bucket.as_ptr()).marks[place.slot as usize]).cast::<Cell<u8>>() }
+    }
+
+    /// Says whether the entry at a place just found has an expiry time, and which; 0 is none.
+    pub fn set_expiry(&mut self, place: Place, expire_ms: u64) {
+        let bucket = self.bucket_mut(place);
+        let before = bucket.is_volatile(place.slot as usize);
+        bucket.set_volatile(place.slot as usize, expire_ms != 0);
+        self.volatile = self.volatile + (expire_ms != 0) as usize - before as usize;
+        self.look_at(place.segment, expire_ms);
+    }
+
+    /// Makes sure that a segment is looked at when this time comes.
+    #[inline]
+    fn look_at(&mut self, segment: u32, expire_ms: u64) {
+        if expire_ms != 0 {
+            let head = &mut self.heads[segment as usize];
+            head.look_at = head.look_at.min(expire_ms);
+        }
     }
 
     /// Changes the entry at a place just found. The change may give back an entry that replaces it; then the old one is
@@ -257,13 +387,13 @@ impl Table {
         place: Place,
         change: impl FnOnce(&mut Entry) -> (R, Option<Entry>),
     ) -> (R, Option<Entry>) {
+        let address = self.entry(place).address();
         // SAFETY: the place holds a live entry; ours alone, because of &mut self.
-        let mut entry = std::mem::ManuallyDrop::new(unsafe { Entry::from_raw(self.address(place)) });
+        let mut entry = std::mem::ManuallyDrop::new(unsafe { Entry::from_raw(address) });
         let (result, moved) = change(&mut entry);
         if let Some(moved) = moved {
-            // SAFETY: the segment is live and &mut self is exclusive.
-            let bucket = unsafe { &mut (&mut (*place.segment.as_ptr()).buckets)[place.bucket as usize] };
-            bucket.set(place.slot as usize, bucket.tags[place.slot as usize], pack(moved));
+            let reference = self.reference(moved);
+            self.bucket_mut(place).set_reference(place.slot as usize, reference);
             return (result, Some(std::mem::ManuallyDrop::into_inner(entry)));
         }
         (result, None)
@@ -273,89 +403,234 @@ impl Table {
     pub fn relocate(&mut self, old: u64, moved: Entry, rehash: &impl Fn(EntryRef) -> u64) {
         let hash = rehash(moved.as_ref());
         let place = self.find_by(hash, |entry| entry.address() == old).expect("every entry is in the table");
-        // SAFETY: the segment is live and &mut self is exclusive.
-        let bucket = unsafe { &mut (&mut (*place.segment.as_ptr()).buckets)[place.bucket as usize] };
-        bucket.set(place.slot as usize, bucket.tags[place.slot as usize], pack(moved));
+        let reference = self.reference(moved);
+        self.bucket_mut(place).set_reference(place.slot as usize, reference);
     }
 
     /// Takes the entry at a place just found out of the table.
+    #[inline]
     pub fn remove(&mut self, place: Place) -> Entry {
-        let address = self.address(place);
-        // SAFETY: the segment is live and &mut self is exclusive.
-        let segment = unsafe { &mut *place.segment.as_ptr() };
-        let bucket = &mut segment.buckets[place.bucket as usize];
+        let address = self.entry(place).address();
+        let slot = place.slot as usize;
+        let bucket = self.bucket_mut(place);
         // A bucket that has a fresh slot was never full, so nothing has spilled past it.
         let never_full = bucket.has_fresh();
-        bucket.tags[place.slot as usize] = if never_full { FRESH } else { TOMBSTONE };
-        segment.taken -= 1;
-        segment.tombstones += !never_full as u32;
+        bucket.tags[slot] = if never_full { FRESH } else { TOMBSTONE };
+        let volatile = bucket.is_volatile(slot);
+        let head = &mut self.heads[place.segment as usize];
+        head.taken -= 1;
+        head.tombstones += !never_full as u16;
         self.len -= 1;
+        self.volatile -= volatile as usize;
         // SAFETY: the slot owned this entry and no longer names it.
         unsafe { Entry::from_raw(address) }
     }
 
-    /// Adds an entry whose key is not in the table. `rehash` gives the hash of any entry's key.
-    pub fn insert(&mut self, hash: u64, entry: Entry, rehash: &impl Fn(EntryRef) -> u64) {
+    /// Adds an entry whose key is not in the table, with its mark and its expiry time (0 is none). `base` is where the
+    /// arena of all entries begins; `rehash` gives the hash of any entry's key.
+    pub fn insert(
+        &mut self,
+        hash: u64,
+        entry: Entry,
+        base: NonNull<u8>,
+        mark: u8,
+        expire_ms: u64,
+        rehash: &impl Fn(EntryRef) -> u64,
+    ) {
         if self.directory.is_empty() {
-            self.directory.push(Segment::new(0));
-            self.segments = 1;
+            self.base = base.as_ptr().addr() as u64;
+            self.add_segment(Head { first: 0, look_at: u64::MAX, depth: 0, taken: 0, tombstones: 0 });
+            self.directory.push(0);
+            self.deepest = 1;
         }
+        debug_assert_eq!(self.base, base.as_ptr().addr() as u64);
         let mut segment = self.segment_of(hash).expect("the directory is not empty");
-        // SAFETY: the segment is live and &mut self is exclusive (here and below).
-        while unsafe { segment.as_ref() }.taken as usize >= SPLIT_AT && self.split(hash, rehash) {
+        while self.heads[segment as usize].taken as usize >= SPLIT_AT && self.split(segment, rehash) {
             segment = self.segment_of(hash).expect("splitting keeps the directory full");
         }
-        // SAFETY: as above; split may have replaced the segment, so it was looked up again.
-        let full = unsafe { segment.as_mut() };
-        assert!((full.taken as usize) < SPLIT_AT + TOMBSTONES_MAX, "more equal hash prefixes than a segment holds");
-        if full.tombstones as usize > TOMBSTONES_MAX {
-            full.rebuild(rehash);
+        let head = self.heads[segment as usize];
+        assert!((head.taken as usize) < SPLIT_AT + TOMBSTONES_MAX, "more equal hash prefixes than a segment holds");
+        if head.tombstones as usize > TOMBSTONES_MAX {
+            self.rebuild(segment, rehash);
         }
-        full.put(hash, pack(entry));
+        let reference = self.reference(entry);
+        self.put(segment, hash, Slot { reference, mark, volatile: expire_ms != 0 });
+        self.look_at(segment, expire_ms);
         self.len += 1;
+        self.volatile += (expire_ms != 0) as usize;
     }
 
-    /// Splits the segment of `hash` in two. False if the depth is exhausted.
-    fn split(&mut self, hash: u64, rehash: &impl Fn(EntryRef) -> u64) -> bool {
-        let mut old = self.segment_of(hash).expect("only a present segment is split");
-        // SAFETY: the segment is live and &mut self is exclusive.
-        let old_segment = unsafe { old.as_mut() };
-        let depth = old_segment.depth;
+    fn add_segment(&mut self, head: Head) -> u32 {
+        let segment = self.heads.len() as u32;
+        self.heads.push(head);
+        self.segments.push([Bucket::EMPTY; BUCKETS]);
+        segment
+    }
+
+    /// Puts an entry into the first free slot from its bucket on.
+    fn put(&mut self, segment: u32, hash: u64, held: Slot) {
+        let mut index = bucket_of(hash);
+        loop {
+            let bucket = self.bucket_mut(Place { segment, bucket: index as u16, slot: 0 });
+            // There is never one of each: tombstones are where the bucket was full.
+            let free = bucket.matches(FRESH).next().or_else(|| bucket.matches(TOMBSTONE).next());
+            if let Some(slot) = free {
+                let was_tombstone = bucket.tags[slot] == TOMBSTONE;
+                bucket.tags[slot] = tag_of(hash);
+                bucket.marks[slot] = held.mark;
+                bucket.set_reference(slot, held.reference);
+                bucket.set_volatile(slot, held.volatile);
+                let head = &mut self.heads[segment as usize];
+                head.tombstones -= was_tombstone as u16;
+                head.taken += 1;
+                return;
+            }
+            index = (index + 1) % BUCKETS;
+        }
+    }
+
+    /// Empties a segment and gives what was there.
+    fn take_all(&mut self, segment: u32) -> Vec<Slot> {
+        let buckets = &mut self.segments[segment as usize];
+        let held = buckets.iter().flat_map(|bucket| bucket.taken().map(|slot| bucket.get(slot))).collect();
+        buckets.fill(Bucket::EMPTY);
+        let head = &mut self.heads[segment as usize];
+        (head.taken, head.tombstones) = (0, 0);
+        held
+    }
+
+    /// Calls `visit` with each of `held` and its hash, asking for entries a few steps ahead.
+    fn rehash_all(&mut self, held: &[Slot], rehash: &impl Fn(EntryRef) -> u64, mut visit: impl FnMut(&mut Table, u64, Slot)) {
+        const AHEAD: usize = 16;
+        for (at, &slot) in held.iter().enumerate() {
+            if let Some(ahead) = held.get(at + AHEAD) {
+                prefetch(self.address(ahead.reference) as *const u8);
+            }
+            let hash = rehash(self.entry_at(slot.reference));
+            visit(self, hash, slot);
+        }
+    }
+
+    /// Puts every entry of a segment back where it belongs, without tombstones.
+    fn rebuild(&mut self, segment: u32, rehash: &impl Fn(EntryRef) -> u64) {
+        let held = self.take_all(segment);
+        self.rehash_all(&held, rehash, |table, hash, slot| table.put(segment, hash, slot));
+    }
+
+    /// Names a segment wherever the directory has its hashes.
+    fn enter_in_directory(&mut self, segment: u32) {
+        let head = self.heads[segment as usize];
+        let run = 1usize << (self.depth - head.depth);
+        let start = self.index_of(head.first);
+        self.directory[start..start + run].fill(segment);
+        if let Some(Doubling { directory }) = &mut self.doubling {
+            let filled = directory.len();
+            directory[(start * 2).min(filled)..((start + run) * 2).min(filled)].fill(segment);
+        }
+    }
+
+    /// Splits a segment in two. False if the depth is exhausted.
+    fn split(&mut self, segment: u32, rehash: &impl Fn(EntryRef) -> u64) -> bool {
+        let depth = self.heads[segment as usize].depth;
         if depth == DEPTH_MAX {
             return false;
         }
         if depth == self.depth {
-            self.directory = self.directory.iter().flat_map(|&segment| [segment, segment]).collect();
-            self.depth += 1;
-            self.shift -= 1;
+            self.double(usize::MAX);
         }
-        let addresses = old_segment.take_all();
-        let mut new = Segment::new(depth + 1);
-        old_segment.depth = depth + 1;
-        self.segments += 1;
-        // SAFETY: just made, not yet shared.
-        let new_segment = unsafe { new.as_mut() };
-        for_each_prefetched(&addresses, |address| {
-            // SAFETY: the address is that of a live entry that the table owns.
-            let hash = rehash(unsafe { EntryRef::from_raw(address) });
-            let upper = hash >> (63 - depth) & 1 == 1;
-            if upper { new_segment.put(hash, address) } else { old_segment.put(hash, address) }
+        let held = self.take_all(segment);
+        let upper_bit = 1u64 << (63 - depth);
+        let head = &mut self.heads[segment as usize];
+        head.depth += 1;
+        let upper_head = Head { first: head.first | upper_bit, ..*head };
+        let upper = self.add_segment(upper_head);
+        self.deepest += if depth + 1 == self.depth { 2 } else { 0 };
+        self.enter_in_directory(upper);
+        self.rehash_all(&held, rehash, |table, hash, slot| {
+            table.put(if hash & upper_bit != 0 { upper } else { segment }, hash, slot);
         });
-        // The old segment filled an aligned run of the directory; its upper half is the new one's.
-        let run = 1usize << (self.depth - depth);
-        let index = self.index_of(hash);
-        let start = index & !(run - 1);
-        self.directory[start + run / 2..start + run].fill(new);
+        // Most segments split at about the same size, so when half are as deep as the directory it will soon be doubled.
+        if self.doubling.is_some() || self.deepest * 2 >= self.heads.len() && self.heads.len() > DOUBLE_STEP {
+            self.double(DOUBLE_STEP);
+        }
         true
     }
 
-    /// Visits entries in hash order from `position` on, at least `count` of them unless the end comes first, and gives
-    /// the next position, or `None` at the end.
+    /// Fills up to `count` more entries of the directory of twice the size, which takes over when it is full.
+    fn double(&mut self, count: usize) {
+        if self.depth == DEPTH_MAX {
+            return;
+        }
+        let doubling =
+            self.doubling.get_or_insert_with(|| Doubling { directory: Grown::new(DIRECTORY_BYTES_MAX) });
+        let next = &mut doubling.directory;
+        let from = next.len() / 2;
+        for &segment in self.directory[from..].iter().take(count) {
+            next.push(segment);
+            next.push(segment);
+        }
+        // Not before it is needed: until then the smaller one is better to have in the cache.
+        if next.len() == self.directory.len() * 2 && count == usize::MAX {
+            self.directory = self.doubling.take().expect("just filled").directory;
+            self.depth += 1;
+            self.shift -= 1;
+            self.deepest = 0;
+        }
+    }
+
+    /// Merges neighbours that are nearly empty: looks at up to `count` segments, merges one pair at most. True if it did.
+    pub fn merge_slice(&mut self, count: usize, rehash: &impl Fn(EntryRef) -> u64) -> bool {
+        for _ in 0..count.min(self.heads.len()) {
+            self.merge_at = (self.merge_at + 1) % self.heads.len();
+            if (self.heads[self.merge_at].taken as usize) < MERGE_AT && self.merge(self.merge_at as u32, rehash) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Merges a segment with the one that it was split from, or that was split from it.
+    fn merge(&mut self, segment: u32, rehash: &impl Fn(EntryRef) -> u64) -> bool {
+        let head = self.heads[segment as usize];
+        if head.depth == 0 {
+            return false;
+        }
+        let bit = 1u64 << (64 - head.depth);
+        let other = self.segment_of(head.first ^ bit).expect("the directory is full");
+        let other_head = self.heads[other as usize];
+        if other_head.depth != head.depth || (head.taken + other_head.taken) as usize > MERGE_AT {
+            return false;
+        }
+        let (stays, goes) = if head.taken < other_head.taken { (other, segment) } else { (segment, other) };
+        self.deepest -= if head.depth == self.depth { 2 } else { 0 };
+        let merged = &mut self.heads[stays as usize];
+        merged.depth -= 1;
+        merged.first &= !bit;
+        merged.look_at = head.look_at.min(other_head.look_at);
+        if merged.tombstones as usize > TOMBSTONES_MAX / 2 {
+            self.rebuild(stays, rehash);
+        }
+        let held = self.take_all(goes);
+        self.rehash_all(&held, rehash, |table, hash, slot| table.put(stays, hash, slot));
+        self.enter_in_directory(stays);
+        // The last one takes the place of the one that goes.
+        let last_head = self.heads.pop().expect("two were merged");
+        let last_buckets = self.segments.pop().expect("as many as heads");
+        if (goes as usize) < self.heads.len() {
+            self.heads[goes as usize] = last_head;
+            self.segments[goes as usize] = last_buckets;
+            self.enter_in_directory(goes);
+        }
+        true
+    }
+
+    /// Visits entries from `position` on, at least `count` of them unless the end comes first, and gives the next
+    /// position, or `None` at the end.
     ///
-    /// A position is a bucket: the high [`DEPTH_MAX`] bits of the hash, then the bucket in the segment. Everything
-    /// present from the first call to the last is visited at least once: a segment that splits between two calls has
-    /// been visited up to its bucket for both halves (so the second half may be visited twice), and directory order
-    /// never changes.
+    /// A position is a bucket and the high [`DEPTH_MAX`] bits of a hash: the first bucket of every segment is visited in
+    /// hash order, then the second of every segment, and so on. Everything present from the first call to the last is
+    /// visited at least once: its bucket in the segment never changes, and when a segment splits or two merge between
+    /// two calls, the same hashes are still ahead (or are visited again).
     pub fn scan(
         &self,
         position: u64,
@@ -363,32 +638,107 @@ impl Table {
         rehash: &impl Fn(EntryRef) -> u64,
         mut visit: impl FnMut(EntryRef),
     ) -> Option<u64> {
-        let mut prefix = position >> BUCKET_BITS;
-        let mut bucket = position as usize % BUCKETS;
+        let mut prefix = position & ((1 << DEPTH_MAX) - 1);
+        let mut bucket = (position >> DEPTH_MAX) as usize;
         let mut visited = 0;
         // Empty stretches are bounded too: a call looks at no more than this many buckets.
         let mut buckets_left = count.saturating_mul(10).max(BUCKETS);
-        while prefix < 1 << DEPTH_MAX {
+        while bucket < BUCKETS {
             let segment = self.segment_of(prefix << (64 - DEPTH_MAX))?;
-            // SAFETY: the segment is live, &self keeps it from changing.
-            let segment = unsafe { segment.as_ref() };
-            while bucket < BUCKETS {
-                if visited >= count || buckets_left == 0 {
-                    return Some(prefix << BUCKET_BITS | bucket as u64);
-                }
-                buckets_left -= 1;
-                segment.for_each_at_home(bucket, rehash, |entry| {
-                    visited += 1;
-                    visit(entry);
-                });
+            if visited >= count || buckets_left == 0 {
+                return Some((bucket as u64) << DEPTH_MAX | prefix);
+            }
+            buckets_left -= 1;
+            self.for_each_at_home(segment, bucket, rehash, |entry| {
+                visited += 1;
+                visit(entry);
+            });
+            // The next segment begins where this one's range of prefixes ends.
+            let width = 1u64 << (DEPTH_MAX - self.heads[segment as usize].depth);
+            prefix = (prefix & !(width - 1)) + width;
+            if prefix == 1 << DEPTH_MAX {
+                prefix = 0;
                 bucket += 1;
             }
-            bucket = 0;
-            // The next segment begins where this one's range of prefixes ends.
-            let width = 1u64 << (DEPTH_MAX - segment.depth);
-            prefix = (prefix & !(width - 1)) + width;
         }
         None
+    }
+
+    /// Visits the entries whose own bucket is `home`, wherever they spilled.
+    fn for_each_at_home(
+        &self,
+        segment: u32,
+        home: usize,
+        rehash: &impl Fn(EntryRef) -> u64,
+        mut visit: impl FnMut(EntryRef),
+    ) {
+        let mut index = home;
+        for _ in 0..BUCKETS {
+            let bucket = self.bucket(segment, index);
+            for slot in bucket.taken() {
+                let entry = self.entry_at(bucket.reference(slot));
+                if bucket_of(rehash(entry)) == home {
+                    visit(entry);
+                }
+            }
+            if bucket.has_fresh() {
+                return;
+            }
+            index = (index + 1) % BUCKETS;
+        }
+    }
+
+    /// Goes through the slots of up to `buckets` buckets from a hand's position on, segment after segment in storage
+    /// order, and gives the next position; 0 once all were seen. What merges meanwhile may be seen twice or not at all.
+    pub fn sweep(&self, hand: usize, buckets: usize, mut visit: impl FnMut(Place, u8, bool)) -> usize {
+        let all = self.heads.len() * BUCKETS;
+        let end = (hand + buckets).min(all);
+        for at in hand..end {
+            let (segment, index) = ((at / BUCKETS) as u32, at % BUCKETS);
+            let bucket = self.bucket(segment, index);
+            for slot in bucket.taken() {
+                let place = Place { segment, bucket: index as u16, slot: slot as u16 };
+                visit(place, bucket.marks[slot], bucket.is_volatile(slot));
+            }
+        }
+        if end >= all { 0 } else { end }
+    }
+
+    /// Buckets there are: what a hand goes through.
+    pub fn buckets(&self) -> usize {
+        self.heads.len() * BUCKETS
+    }
+
+    /// Asks the processor for the entry at a place.
+    pub fn prefetch_at(&self, place: Place) {
+        let bucket = self.bucket(place.segment, place.bucket as usize);
+        prefetch_entry(self.address(bucket.reference(place.slot as usize)));
+    }
+
+    /// The first of `count` segments from `from` on where it is time to look for expired entries.
+    pub fn due_segment(&self, from: usize, count: usize, now_ms: u64) -> Option<usize> {
+        let end = (from + count).min(self.heads.len());
+        (from.min(end)..end).find(|&segment| self.heads[segment].look_at <= now_ms)
+    }
+
+    /// Sets when a segment is to be looked at; `u64::MAX` is never. An expiry time that is set afterwards moves it forward.
+    pub fn set_look_at(&mut self, segment: usize, look_at: u64) {
+        self.heads[segment].look_at = look_at;
+    }
+
+    /// The places of a segment whose entries have an expiry time. Asks the processor for these entries.
+    pub fn volatile_places(&self, segment: usize, places: &mut Vec<Place>) {
+        places.clear();
+        for index in 0..BUCKETS {
+            let bucket = self.bucket(segment as u32, index);
+            if bucket.bits >> VOLATILE_SHIFT == 0 {
+                continue;
+            }
+            places.extend(bucket.taken().filter(|&slot| bucket.is_volatile(slot)).map(|slot| {
+                prefetch(self.address(bucket.reference(slot)) as *const u8);
+                Place { segment: segment as u32, bucket: index as u16, slot: slot as u16 }
+            }));
+        }
     }
 
     /// An entry chosen by `random`, near enough to uniform: a random bucket, and the next ones while they are empty.
@@ -396,134 +746,38 @@ impl Table {
         if self.len == 0 {
             return None;
         }
-        let mut index = (random >> 32) as usize % self.directory.len();
-        let mut bucket = random as usize % BUCKETS;
-        let first = (random >> 16) as usize;
-        for _ in 0..self.directory.len() {
-            // SAFETY: the segment is live, &self keeps it from changing.
-            let segment = unsafe { self.directory[index].as_ref() };
-            for _ in 0..BUCKETS {
-                for step in 0..SLOTS_PER_BUCKET {
-                    let slot = (first + step) % SLOTS_PER_BUCKET;
-                    if segment.buckets[bucket].tags[slot] > TOMBSTONE {
-                        // SAFETY: the slot holds the address of a live entry; the borrow is tied to &self.
-                        return Some(unsafe { EntryRef::from_raw(segment.buckets[bucket].address(slot)) });
-                    }
-                }
-                bucket = (bucket + 1) % BUCKETS;
+        let all = self.buckets();
+        let start = (random >> 16) as usize % all;
+        let first = random as usize % SLOTS_PER_BUCKET;
+        for step in 0..all {
+            let at = (start + step) % all;
+            let bucket = self.bucket((at / BUCKETS) as u32, at % BUCKETS);
+            let mut slots = (0..SLOTS_PER_BUCKET).map(|slot| (first + slot) % SLOTS_PER_BUCKET);
+            if let Some(slot) = slots.find(|&slot| bucket.tags[slot] > TOMBSTONE) {
+                return Some(self.entry_at(bucket.reference(slot)));
             }
-            index = (index + 1) % self.directory.len();
         }
         None
     }
 
-    /// Forgets up to `count` entries, for a table that is given up in slices: their arena frees them. True when nothing
+    /// Forgets a run of segments, for a table that is given up in slices: the arena frees its entries. True when nothing
     /// is left.
-    pub fn free_some(&mut self, mut count: usize) -> bool {
-        while let Some(&last) = self.directory.last() {
-            // SAFETY: the segment is live; copies of its pointer further down the directory are popped with it.
-            let segment = unsafe { &mut *last.as_ptr() };
-            let freed = segment.taken as usize;
-            self.len -= freed;
-            while self.directory.last() == Some(&last) {
-                self.directory.pop();
-            }
-            self.segments -= 1;
-            // SAFETY: made by Box in Segment::new, and no pointer to it is left in the directory.
-            drop(unsafe { Box::from_raw(last.as_ptr()) });
-            count = count.saturating_sub(freed.max(1));
-            if count == 0 {
-                break;
-            }
+    pub fn free_some(&mut self) -> bool {
+        self.len = 0;
+        self.volatile = 0;
+        self.doubling = None;
+        if !self.segments.drop_run() {
+            return false;
         }
-        self.directory.is_empty()
-    }
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        while !self.free_some(usize::MAX) {}
+        let mut fresh = Table::new();
+        std::mem::swap(self, &mut fresh);
+        true
     }
 }
 
 impl Default for Table {
     fn default() -> Self {
         Table::new()
-    }
-}
-
-impl Segment {
-    fn new(depth: u32) -> NonNull<Segment> {
-        let layout = std::alloc::Layout::new::<Segment>();
-        // SAFETY: the layout is not empty, and all-zero bytes are a valid Segment: fresh slots and zero counters.
-        let pointer = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<Segment>();
-        let Some(mut segment) = NonNull::new(pointer) else { std::alloc::handle_alloc_error(layout) };
-        // SAFETY: just allocated and initialized.
-        unsafe { segment.as_mut() }.depth = depth;
-        segment
-    }
-
-    /// Puts an entry's address into the first free slot from its bucket on.
-    fn put(&mut self, hash: u64, address: u64) {
-        let mut index = bucket_of(hash);
-        loop {
-            let bucket = &mut self.buckets[index];
-            if let Some(slot) = bucket.tags.iter().position(|&tag| tag <= TOMBSTONE) {
-                self.tombstones -= (bucket.tags[slot] == TOMBSTONE) as u32;
-                bucket.set(slot, tag_of(hash), address);
-                self.taken += 1;
-                return;
-            }
-            index = (index + 1) % BUCKETS;
-        }
-    }
-
-    /// Empties the segment and gives the addresses of what was there.
-    fn take_all(&mut self) -> Vec<u64> {
-        let addresses = self.buckets.iter().flat_map(Bucket::addresses).collect();
-        self.buckets.fill_with(|| Bucket::EMPTY);
-        self.taken = 0;
-        self.tombstones = 0;
-        addresses
-    }
-
-    /// Puts every entry back where it belongs, without tombstones.
-    fn rebuild(&mut self, rehash: &impl Fn(EntryRef) -> u64) {
-        let addresses = self.take_all();
-        for_each_prefetched(&addresses, |address| {
-            // SAFETY: the address is that of a live entry that the table owns.
-            let hash = rehash(unsafe { EntryRef::from_raw(address) });
-            self.put(hash, address);
-        });
-    }
-
-    /// Visits the entries whose own bucket is `home`, wherever they spilled.
-    fn for_each_at_home(&self, home: usize, rehash: &impl Fn(EntryRef) -> u64, mut visit: impl FnMut(EntryRef)) {
-        let mut index = home;
-        for _ in 0..BUCKETS {
-            for address in self.buckets[index].addresses() {
-                // SAFETY: the address is that of a live entry that the table owns.
-                let entry = unsafe { EntryRef::from_raw(address) };
-                if bucket_of(rehash(entry)) == home {
-                    visit(entry);
-                }
-            }
-            if self.buckets[index].has_fresh() {
-                return;
-            }
-            index = (index + 1) % BUCKETS;
-        }
-    }
-}
-
-/// Calls `visit` for each address, asking for entries a few steps ahead.
-fn for_each_prefetched(addresses: &[u64], mut visit: impl FnMut(u64)) {
-    const AHEAD: usize = 16;
-    for (at, &address) in addresses.iter().enumerate() {
-        if let Some(&ahead) = addresses.get(at + AHEAD) {
-            prefetch(ahead as *const u8);
-        }
-        visit(address);
     }
 }
 
@@ -548,17 +802,19 @@ fn bucket_of(hash: u64) -> usize {
     hash as usize % BUCKETS
 }
 
-/// Sixteen bits of the hash, but never a value that says that a slot is free.
+/// Eight bits of the hash, but never a value that says that a slot is free.
 #[inline]
-fn tag_of(hash: u64) -> u16 {
-    // One bit is given up for it.
-    (hash >> BUCKET_BITS) as u16 | 2
+fn tag_of(hash: u64) -> u8 {
+    ((hash >> BUCKET_BITS) as u8).max(TOMBSTONE + 1)
 }
 
-fn pack(entry: Entry) -> u64 {
-    let address = entry.into_raw();
-    assert!(address & !ADDRESS_MASK == 0, "user addresses have 48 bits");
-    address
+/// Asks for an entry; a short one that straddles cache lines needs both.
+#[inline(always)]
+fn prefetch_entry(address: u64) {
+    prefetch(address as *const u8);
+    if !address.is_multiple_of(64) {
+        prefetch((address + 64) as *const u8);
+    }
 }
 
 /// Asks the processor to bring a cache line; harmless for any address.

@@ -1,23 +1,23 @@
 //! Where the entries of one keyspace lie: an allocator for sizes from 8 bytes to [`LARGEST_BYTES`], in steps of 8 up to
 //! 512 and of 4 % beyond, so that little is lost to rounding.
 //!
-//! Memory comes from the system in [`mapping`]s, cut into [`page`]s, each with slots of one size. A class of sizes takes
+//! Memory is one range of addresses ([`pages`]), cut into [`page`]s, each with slots of one size. A class of sizes takes
 //! slots from its current page until that has none left, and then from its fullest page, so that sparse pages run empty.
 //! [`Arena::compact_slice`] helps: it moves the entries of the sparsest page of a class away when the class has room for
-//! them elsewhere. An entry with a key too long for any slot comes from the global allocator.
+//! them elsewhere.
 //!
 //! The arena knows of an entry only that its first eight bytes mark no free slot, and whether it owns memory outside.
 #![allow(unsafe_code)]
 
-mod mapping;
 mod page;
+mod pages;
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
-use std::collections::BTreeMap;
 use std::ptr::NonNull;
 
-use mapping::{FreePage, Mappings};
 use page::{BINS, Kept, Page};
+use pages::{Last, Pages};
+
+pub use pages::ARENA_BYTES_MAX;
 
 /// What every address is a multiple of.
 pub const ALIGN: usize = 8;
@@ -30,9 +30,6 @@ const COARSE_PART: usize = 24;
 const CLASSES: usize = count_classes();
 const SLOT_BYTES: [u16; CLASSES] = slot_bytes();
 const CLASS_OF: [u8; LARGEST_BYTES / ALIGN + 1] = class_of_size();
-/// Pages whose memory one slice gives back to the system: 5 to 10 µs for small pages of the system, and up to hundreds where
-/// that splits a huge one.
-pub const GIVE_BACK_PAGES: usize = 1;
 /// What moving an entry costs besides copying it, in bytes that could be copied in the time.
 const MOVE_COST_BYTES: usize = 512;
 /// A class is compacted when it has this part of its entries free, and a page's worth.
@@ -80,10 +77,7 @@ const fn class_of_size() -> [u8; LARGEST_BYTES / ALIGN + 1] {
 
 /// Bytes of the slot that so many bytes get.
 pub fn slot_bytes_of(bytes: usize) -> usize {
-    match CLASS_OF.get(bytes.div_ceil(ALIGN)) {
-        Some(&class) => SLOT_BYTES[class as usize] as usize,
-        None => bytes,
-    }
+    SLOT_BYTES[CLASS_OF[bytes.div_ceil(ALIGN)] as usize] as usize
 }
 
 const _: () = assert!(CLASSES <= 256 && SLOT_BYTES[CLASSES - 1] as usize == LARGEST_BYTES);
@@ -102,12 +96,10 @@ struct Class {
 pub struct Arena {
     /// Empty until the first allocation: most databases are never used.
     classes: Vec<Class>,
-    mappings: Mappings,
-    /// Bytes of pages that were touched.
+    all: Pages,
+    /// Bytes of pages that were touched, and of slots in use.
     touched_bytes: usize,
-    /// Entries of the global allocator, with their sizes.
-    large: BTreeMap<usize, usize>,
-    large_bytes: usize,
+    used_bytes: usize,
     /// The page that is being emptied, and how far that is.
     victim: Option<(Page, u32)>,
     /// The class that compaction looks at next.
@@ -116,10 +108,15 @@ pub struct Arena {
     free_offset: u32,
 }
 
-// SAFETY: an arena owns its mappings, and its pages point at nothing else.
+// SAFETY: an arena owns its memory, and its pages point at nothing else.
 unsafe impl Send for Arena {}
 
 impl Arena {
+    /// Where its memory begins, from the first allocation on.
+    pub fn base(&self) -> Option<NonNull<u8>> {
+        self.all.base()
+    }
+
     /// A slot of at least `bytes`, at most [`LARGEST_BYTES`]. What is put there has the top bit of its seventh byte clear.
     /// `owner` says whether it will own memory outside.
     #[inline]
@@ -130,6 +127,7 @@ impl Arena {
             && let Some(slot) = page.take()
         {
             found.live += 1;
+            self.used_bytes += SLOT_BYTES[class] as usize;
             page.owners += owner as u32;
             return slot;
         }
@@ -146,6 +144,7 @@ impl Arena {
             let mut page = self.page_with_room(class);
             if let Some(slot) = page.take() {
                 self.classes[class].live += 1;
+                self.used_bytes += SLOT_BYTES[class] as usize;
                 page.owners += owner as u32;
                 return slot;
             }
@@ -177,9 +176,9 @@ impl Arena {
     }
 
     fn new_page(&mut self, class: usize) -> Page {
-        let (FreePage { start, mapping, touched }, more) = self.mappings.take();
+        let (start, touched, more) = self.all.take();
         // SAFETY: the page is ours from now on.
-        let mut page = unsafe { Page::new(start, mapping, class as u8, SLOT_BYTES[class] as usize) };
+        let mut page = unsafe { Page::new(start, class as u8, SLOT_BYTES[class] as usize) };
         self.touched_bytes += more;
         page.touched = touched;
         page.carve();
@@ -207,6 +206,7 @@ impl Arena {
         unsafe { page.put(slot) };
         page.owners -= owner as u32;
         self.classes[page.class as usize].live -= 1;
+        self.used_bytes -= SLOT_BYTES[page.class as usize] as usize;
         if page.live < page.low {
             self.keep_elsewhere(page);
         }
@@ -250,46 +250,33 @@ impl Arena {
 
     fn release(&mut self, page: Page) {
         self.classes[page.class as usize].pages -= 1;
-        self.mappings.put(FreePage { start: page.start(), mapping: page.mapping, touched: page.touched });
-    }
-
-    /// Memory of the global allocator, for what is larger than any slot.
-    pub fn allocate_large(&mut self, bytes: usize) -> NonNull<u8> {
-        let layout = layout(bytes);
-        // SAFETY: more than the largest slot is not nothing.
-        let Some(pointer) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
-        self.large.insert(pointer.as_ptr().expose_provenance(), bytes);
-        self.large_bytes += bytes;
-        pointer
-    }
-
-    /// Takes it back.
-    ///
-    /// # Safety
-    /// `pointer` came from [`Arena::allocate_large`] of this arena, and nobody uses it any more.
-    pub unsafe fn free_large(&mut self, pointer: NonNull<u8>) {
-        let bytes = self.large.remove(&pointer.as_ptr().addr()).expect("given by this arena");
-        self.large_bytes -= bytes;
-        // SAFETY: by the caller; the layout is the one it was made with.
-        unsafe { dealloc(pointer.as_ptr(), layout(bytes)) };
+        self.all.put(page.start(), page.touched);
     }
 
     /// Bytes of all slots in use.
-    #[cfg(test)]
     pub fn used_bytes(&self) -> usize {
-        let slots = self.classes.iter().zip(SLOT_BYTES).map(|(class, bytes)| class.live * bytes as usize);
-        slots.sum::<usize>() + self.large_bytes
+        self.used_bytes
     }
 
     /// Bytes taken from the system: pages as far as they were touched, free ones that were not given back included.
     pub fn held_bytes(&self) -> usize {
-        self.touched_bytes + self.large_bytes + self.classes.capacity() * size_of::<Class>()
+        self.touched_bytes + self.classes.capacity() * size_of::<Class>()
     }
 
-    /// Visits all slots in use in storage order, and then what the global allocator gave.
+    /// Bytes of free pages among those held: any class may take them.
+    pub fn free_bytes(&self) -> usize {
+        self.all.warm_bytes()
+    }
+
+    /// Bytes that it can still grow by.
+    pub fn room_bytes(&self) -> usize {
+        self.all.room_bytes()
+    }
+
+    /// Visits all slots in use in storage order.
     #[cfg(test)]
     pub fn for_each(&self, mut visit: impl FnMut(NonNull<u8>)) {
-        for start in self.mappings.used() {
+        for start in self.all.used() {
             // SAFETY: the page is in use.
             let page = unsafe { Page::of(start) };
             let mut offset = 0;
@@ -297,9 +284,6 @@ impl Arena {
                 visit(slot);
                 offset = next;
             }
-        }
-        for &address in self.large.keys() {
-            visit(NonNull::new(std::ptr::with_exposed_provenance_mut(address)).expect("allocated"));
         }
     }
 
@@ -312,7 +296,7 @@ impl Arena {
         mut moved: impl FnMut(NonNull<u8>, NonNull<u8>) -> bool,
     ) -> bool {
         self.release_empty_current();
-        let (bytes, more) = self.mappings.trim(GIVE_BACK_PAGES);
+        let (bytes, more) = self.all.trim();
         self.touched_bytes -= bytes;
         while self.victim.is_some() || self.choose_victim() {
             if !self.empty_victim(&mut budget, &mut moved) {
@@ -379,39 +363,25 @@ impl Arena {
     }
 
     /// Frees a slice of all that is left, for an arena that is given up: about `count` entries that own memory outside,
-    /// or some pages. The other entries are not looked at. True when nothing is left.
-    pub fn free_some(&mut self, count: usize, pages: usize) -> bool {
+    /// or some runs of pages. The other entries are not looked at. True when nothing is left.
+    pub fn free_some(&mut self, count: usize, runs: usize) -> bool {
         self.classes = Vec::new();
         self.victim = None;
-        let (mut count_left, mut pages_left) = (count, pages);
-        while let Some(&address) = self.large.keys().next() {
-            let entry = NonNull::new(std::ptr::with_exposed_provenance_mut(address)).expect("allocated");
-            // SAFETY: the entry is live and nobody uses it any more.
-            unsafe { super::entry::drop_outside(entry) };
-            // SAFETY: as above.
-            unsafe { self.free_large(entry) };
-            count_left = count_left.saturating_sub(1);
-            if count_left == 0 {
-                return false;
+        (self.touched_bytes, self.used_bytes) = (0, 0);
+        let (mut count_left, mut runs_left) = (count, runs);
+        while runs_left > 0 {
+            match self.all.last() {
+                None => return true,
+                Some(Last::Free) => {}
+                Some(Last::Used(start)) => {
+                    // SAFETY: the page is in use.
+                    let page = unsafe { Page::of(start) };
+                    if !self.drop_owners(page, &mut count_left) {
+                        return false;
+                    }
+                }
             }
-        }
-        while pages_left > 0 {
-            // The free pages first, and then one after another those that become free.
-            self.touched_bytes -= self.mappings.give_back(1, 0);
-            pages_left -= 1;
-            if self.mappings.has_warm() {
-                continue;
-            }
-            let Some(start) = self.mappings.last_used() else {
-                self.touched_bytes = 0;
-                return true;
-            };
-            // SAFETY: the page is in use.
-            let page = unsafe { Page::of(start) };
-            if !self.drop_owners(page, &mut count_left) {
-                return false;
-            }
-            self.mappings.put(FreePage { start: page.start(), mapping: page.mapping, touched: page.touched });
+            runs_left -= self.all.forget_last() as usize;
         }
         false
     }
@@ -443,10 +413,6 @@ impl Drop for Arena {
     fn drop(&mut self) {
         while !self.free_some(usize::MAX, usize::MAX) {}
     }
-}
-
-fn layout(bytes: usize) -> Layout {
-    Layout::from_size_align(bytes, ALIGN).expect("a key and an inline value are far below isize::MAX")
 }
 
 #[cfg(test)]

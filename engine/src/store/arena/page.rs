@@ -47,8 +47,6 @@ pub struct Header {
     pub owners: u32,
     /// Bytes of this page that were touched since the system gave them.
     pub touched: u32,
-    /// The mapping it is part of.
-    pub mapping: u32,
     pub kept: Kept,
     pub class: u8,
     pub previous: Option<Page>,
@@ -85,7 +83,7 @@ impl Page {
     ///
     /// # Safety
     /// `start` has PAGE_BYTES of memory, aligned to PAGE_BYTES, that nobody else uses.
-    pub unsafe fn new(start: NonNull<u8>, mapping: u32, class: u8, slot_bytes: usize) -> Page {
+    pub unsafe fn new(start: NonNull<u8>, class: u8, slot_bytes: usize) -> Page {
         let header = start.cast::<Header>();
         let (free, live, low, owners, touched) = (0, 0, 0, 0, 0);
         let (fresh, slot_bytes) = (HEADER_BYTES as u32, slot_bytes as u32);
@@ -100,7 +98,6 @@ impl Page {
                 slot_bytes,
                 owners,
                 touched,
-                mapping,
                 kept,
                 class,
                 previous,

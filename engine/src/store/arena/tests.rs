@@ -28,8 +28,7 @@ fn pointer(address: usize) -> NonNull<u8> {
 
 impl Model {
     fn allocate(&mut self, bytes: usize, fill: u8) -> usize {
-        let large = bytes > LARGEST_BYTES;
-        let slot = if large { self.arena.allocate_large(bytes) } else { self.arena.allocate(bytes, false) };
+        let slot = self.arena.allocate(bytes, false);
         let address = slot.as_ptr().expose_provenance();
         assert_eq!(address % ALIGN, 0);
         if let Some((&before, &(len, _))) = self.live.range(..=address).next_back() {
@@ -57,12 +56,7 @@ impl Model {
         let (bytes, fill) = self.live.remove(&address).expect("in use");
         Model::check(address, bytes, fill);
         // SAFETY: allocated above.
-        unsafe {
-            match bytes > LARGEST_BYTES {
-                true => self.arena.free_large(pointer(address)),
-                false => self.arena.free(pointer(address), false),
-            }
-        }
+        unsafe { self.arena.free(pointer(address), false) };
     }
 
     fn compact(&mut self, budget: usize) -> bool {
@@ -83,11 +77,7 @@ impl Model {
     }
 
     fn used(&self) -> usize {
-        let slot = |&(bytes, _): &(usize, u8)| match bytes > LARGEST_BYTES {
-            true => bytes,
-            false => SLOT_BYTES[CLASS_OF[bytes.div_ceil(ALIGN)] as usize] as usize,
-        };
-        self.live.values().map(slot).sum()
+        self.live.values().map(|&(bytes, _)| slot_bytes_of(bytes)).sum()
     }
 
     fn verify(&self) {
@@ -114,7 +104,7 @@ fn every_size_has_a_class_that_wastes_little() {
 fn behaves_like_a_model_whatever_happens() {
     for seed in 0..12 {
         let (mut model, mut random) = (Model::default(), Random(seed));
-        let sizes = [64, 600, 4_000, LARGEST_BYTES, 40_000][seed as usize % 5];
+        let sizes = [64, 600, 4_000, LARGEST_BYTES][seed as usize % 4];
         for step in 0..20_000 {
             // It grows for a while and shrinks for a while.
             let grows = (step / 4_000) % 2 == 0;
@@ -210,12 +200,11 @@ fn an_arena_given_up_is_freed_in_slices() {
     (0..200_000).for_each(|_| {
         model.allocate(100, 1);
     });
-    model.allocate(100_000, 1);
     let mut slices = 0;
-    while !model.arena.free_some(100, 2) {
+    while !model.arena.free_some(100, 1) {
         slices += 1;
     }
-    assert!(slices > 50 && model.arena.held_bytes() == 0);
+    assert!(slices >= 10 && model.arena.held_bytes() == 0);
     // It can be used again.
     model.live.clear();
     model.allocate(100, 2);

@@ -1,0 +1,202 @@
+//! Address space reserved for what grows without ever moving: memory comes as it is touched and goes as it is given back.
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, handle_alloc_error};
+use std::ptr::NonNull;
+
+use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
+
+/// The system's huge page: a space begins at a multiple of it.
+pub const HUGE_BYTES: usize = 2 << 20;
+
+/// A range of addresses. Nobody else's memory is ever in it, and dropping it frees all of it.
+pub struct Space {
+    memory: MmapMut,
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a space owns its mapping; the pointer is into it.
+unsafe impl Send for Space {}
+
+impl Space {
+    /// Reserves `wanted` bytes, or as large a part of it as the system allows, but `least`; both are powers of two. What is
+    /// reserved costs nothing but addresses.
+    pub fn reserve(wanted: usize, least: usize) -> Space {
+        let mut bytes = wanted;
+        loop {
+            // Room to align in.
+            let mapped = MmapOptions::new().len(bytes + HUGE_BYTES).no_reserve_swap().map_anon();
+            if let Ok(mut memory) = mapped {
+                let first = memory.as_mut_ptr();
+                // Whoever reads an entry makes its pointer from an address alone.
+                let _ = first.expose_provenance();
+                let skipped = first.addr().next_multiple_of(HUGE_BYTES) - first.addr();
+                // SAFETY: the mapping has room for the alignment, and is not at 0.
+                let base = unsafe { NonNull::new_unchecked(first.add(skipped)) };
+                return Space { memory, base, bytes };
+            }
+            bytes /= 2;
+            if bytes < least {
+                handle_alloc_error(Layout::from_size_align(least, HUGE_BYTES).expect("a power of two"));
+            }
+        }
+    }
+
+    /// Its first byte.
+    #[inline(always)]
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// How many bytes there are.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn offset(&self, from: usize) -> usize {
+        from + (self.base.as_ptr().addr() - self.memory.as_ptr().addr())
+    }
+
+    /// Asks for huge pages from here on. Where the system has none it says so, and small ones do as well.
+    pub fn ask_for_huge_pages(&self, from: usize) {
+        #[cfg(target_os = "linux")]
+        let _ = self.memory.advise_range(memmap2::Advice::HugePage, self.offset(from), self.bytes - from);
+        #[cfg(not(target_os = "linux"))]
+        let _ = from;
+    }
+
+    /// Gives memory back to the system; it reads as zeros afterwards. False if the system does not want it, and nothing
+    /// has changed.
+    ///
+    /// # Safety
+    /// Nobody relies on what is in the range.
+    pub unsafe fn give_back(&self, from: usize, bytes: usize) -> bool {
+        debug_assert!(from + bytes <= self.bytes);
+        // SAFETY: by the caller.
+        unsafe { self.memory.unchecked_advise_range(UncheckedAdvice::DontNeed, self.offset(from), bytes) }.is_ok()
+    }
+}
+
+/// A list that grows without moving what it has, in a space of its own. Of plain data: nothing is dropped.
+pub struct Grown<T: Copy> {
+    /// Reserved with the first element.
+    space: Option<Space>,
+    first: NonNull<T>,
+    len: usize,
+    /// Most bytes that it may come to have.
+    bytes_max: usize,
+}
+
+// SAFETY: as for a Vec.
+unsafe impl<T: Copy + Send> Send for Grown<T> {}
+
+impl<T: Copy> Grown<T> {
+    /// An empty list that may grow to so many bytes, a power of two.
+    pub const fn new(bytes_max: usize) -> Grown<T> {
+        assert!(bytes_max.is_power_of_two() && bytes_max >= HUGE_BYTES && HUGE_BYTES.is_multiple_of(align_of::<T>()));
+        Grown { space: None, first: NonNull::dangling(), len: 0, bytes_max }
+    }
+
+    /// Adds an element. Larger lists are of huge pages, but for the first.
+    pub fn push(&mut self, element: T) {
+        let space = self.space.get_or_insert_with(|| {
+            let space = Space::reserve(self.bytes_max, HUGE_BYTES);
+            space.ask_for_huge_pages(HUGE_BYTES);
+            self.first = space.base().cast();
+            space
+        });
+        if (self.len + 1) * size_of::<T>() > space.bytes() {
+            handle_alloc_error(Layout::new::<T>());
+        }
+        // SAFETY: the place is inside the space, aligned, and nobody's.
+        unsafe { self.first.add(self.len).write(element) };
+        self.len += 1;
+    }
+
+    /// Takes the last element off; memory is given back run by run.
+    pub fn pop(&mut self) -> Option<T> {
+        self.len = self.len.checked_sub(1)?;
+        // SAFETY: the element was there.
+        let last = unsafe { self.first.add(self.len).read() };
+        let end = self.len * size_of::<T>();
+        // Half a run is kept, so that a list that goes up and down does not ask again and again.
+        let (kept, before) = (end + HUGE_BYTES / 2, end + size_of::<T>() + HUGE_BYTES / 2);
+        if kept / HUGE_BYTES != before / HUGE_BYTES {
+            let from = kept.next_multiple_of(HUGE_BYTES);
+            if let Some(space) = self.space.as_ref().filter(|space| from < space.bytes()) {
+                // SAFETY: it is behind the last element.
+                unsafe { space.give_back(from, HUGE_BYTES) };
+            }
+        }
+        Some(last)
+    }
+
+    /// Drops the elements of the last run and gives its memory back. True when nothing is left.
+    pub fn drop_run(&mut self) -> bool {
+        if let Some(space) = &self.space {
+            let from = (self.len * size_of::<T>()).saturating_sub(1) / HUGE_BYTES * HUGE_BYTES;
+            self.len = from / size_of::<T>();
+            let end = (from + 2 * HUGE_BYTES).min(space.bytes());
+            // SAFETY: the last elements are not used any more; one that lies across the beginning is dropped too.
+            unsafe { space.give_back(from, end - from) };
+        }
+        if self.len == 0 {
+            self.space = None;
+            self.first = NonNull::dangling();
+        }
+        self.len == 0
+    }
+
+    /// Bytes that the elements take.
+    pub fn bytes(&self) -> usize {
+        self.len * size_of::<T>()
+    }
+
+    /// The first element, for callers that know how many there are.
+    #[inline(always)]
+    pub fn first(&self) -> NonNull<T> {
+        self.first
+    }
+}
+
+impl<T: Copy> std::ops::Deref for Grown<T> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: so many elements were written.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Copy> std::ops::DerefMut for Grown<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and &mut self is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.first.as_ptr(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grown_list_keeps_what_is_pushed_and_shrinks() {
+        let mut list: Grown<[u64; 3]> = Grown::new(64 << 20);
+        (0..200_000).for_each(|at| list.push([at; 3]));
+        assert!(list.iter().enumerate().all(|(at, element)| element == &[at as u64; 3]));
+        (0..150_000).for_each(|at| assert_eq!(list.pop(), Some([199_999 - at; 3])));
+        (50_000..120_000).for_each(|at| list.push([at; 3]));
+        assert!(list.iter().enumerate().all(|(at, element)| element == &[at as u64; 3]));
+        let mut runs = 0;
+        while !list.drop_run() {
+            runs += 1;
+            assert!(list.iter().enumerate().all(|(at, element)| element == &[at as u64; 3]));
+        }
+        assert_eq!((runs, list.len(), list.pop()), (1, 0, None));
+        list.push([7; 3]);
+        assert_eq!(list.len(), 1);
+    }
+}
