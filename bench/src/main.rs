@@ -3,6 +3,7 @@
 //!
 //! Exit status: 0 all replies were as they should be, 1 a server or the machine failed, 2 wrong usage.
 
+mod bar;
 mod client;
 mod compare;
 mod cross_check;
@@ -12,6 +13,7 @@ mod html;
 mod idle;
 mod keys;
 mod load;
+mod memory;
 mod process;
 mod random;
 mod replies;
@@ -22,6 +24,7 @@ mod slow_reader;
 mod statistics;
 mod system;
 mod trace;
+mod under_test;
 mod workload;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +52,8 @@ enum Action {
     Idle(idle::IdleArgs),
     /// Measure others' latency while one client asks for much and reads nothing.
     SlowReader(slow_reader::SlowReaderArgs),
+    /// Start servers, fill them, and report what a key costs beyond its own bytes.
+    Memory(memory::MemoryArgs),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +64,7 @@ fn main() -> ExitCode {
         Action::CrossCheck(args) => cross_check::run(args),
         Action::Idle(args) => idle::run(args),
         Action::SlowReader(args) => slow_reader::run(args),
+        Action::Memory(args) => memory::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
