@@ -9,6 +9,7 @@ mod compare;
 mod cross_check;
 mod error;
 mod floor;
+mod hit_ratio;
 mod html;
 mod idle;
 mod keys;
@@ -54,6 +55,8 @@ enum Action {
     SlowReader(slow_reader::SlowReaderArgs),
     /// Start servers, fill them, and report what a key costs beyond its own bytes.
     Memory(memory::MemoryArgs),
+    /// Use servers as look-aside caches with a memory limit: their hit ratio beside that of exact LRU.
+    HitRatio(hit_ratio::HitRatioArgs),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Action::Idle(args) => idle::run(args),
         Action::SlowReader(args) => slow_reader::run(args),
         Action::Memory(args) => memory::run(args),
+        Action::HitRatio(args) => hit_ratio::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -145,7 +145,11 @@ impl Template {
                 let (head, tail) = (vec![text("set key:"), Piece::Digits, text(middle), Piece::Length], text("\r\n"));
                 ([head, vec![tail.clone(), Piece::Value, tail]].concat(), Kind::Stored)
             }
-            _ => return Err(Error::Usage(format!("'{name}': over memcached's protocol there are get, set, setex and mixed"))),
+            _ => {
+                return Err(Error::Usage(format!(
+                    "'{name}': over memcached's protocol there are get, set, setex and mixed"
+                )));
+            }
         };
         Ok(Template::build(pieces, kind, shape))
     }

@@ -333,6 +333,7 @@ fn note(title: &str, round: usize, tool: &Tool, measured: &Measured) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
 
     #[test]
     fn replies_have_the_floors_size() {
