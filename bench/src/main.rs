@@ -4,6 +4,7 @@
 //! Exit status: 0 all replies were as they should be, 1 a server or the machine failed, 2 wrong usage.
 
 mod bar;
+mod churn;
 mod client;
 mod compare;
 mod cross_check;
@@ -57,6 +58,8 @@ enum Action {
     Memory(memory::MemoryArgs),
     /// Use servers as look-aside caches with a memory limit: their hit ratio beside that of exact LRU.
     HitRatio(hit_ratio::HitRatioArgs),
+    /// Churn servers that have a memory limit with values whose sizes drift: RSS over the limit, and throughput.
+    Churn(churn::ChurnArgs),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Action::SlowReader(args) => slow_reader::run(args),
         Action::Memory(args) => memory::run(args),
         Action::HitRatio(args) => hit_ratio::run(args),
+        Action::Churn(args) => churn::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
