@@ -9,6 +9,7 @@ mod client;
 mod compare;
 mod cross_check;
 mod error;
+mod expire_storm;
 mod floor;
 mod hit_ratio;
 mod html;
@@ -60,6 +61,8 @@ enum Action {
     HitRatio(hit_ratio::HitRatioArgs),
     /// Churn servers that have a memory limit with values whose sizes drift: RSS over the limit, and throughput.
     Churn(churn::ChurnArgs),
+    /// Let many keys expire at one moment while others are read: latency, and when keys and memory are gone.
+    ExpireStorm(expire_storm::ExpireStormArgs),
 }
 
 fn main() -> ExitCode {
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Action::Memory(args) => memory::run(args),
         Action::HitRatio(args) => hit_ratio::run(args),
         Action::Churn(args) => churn::run(args),
+        Action::ExpireStorm(args) => expire_storm::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
