@@ -28,10 +28,12 @@ fn torc() -> Option<[String; 2]> {
 }
 
 fn run(servers: &[[String; 2]], arguments: &str) -> Output {
-    let (subcommand, rest) = arguments.split_once(' ').unwrap();
-    let mut command = Command::new(BENCH);
-    command.arg(subcommand).args(servers.concat()).args(rest.split_whitespace());
-    command.output().unwrap()
+    run_words(servers, &arguments.split_whitespace().collect::<Vec<_>>())
+}
+
+/// The subcommand and its arguments, which may have spaces in them.
+fn run_words(servers: &[[String; 2]], words: &[&str]) -> Output {
+    Command::new(BENCH).args(&words[..1]).args(servers.concat()).args(&words[1..]).output().unwrap()
 }
 
 #[track_caller]
@@ -67,15 +69,11 @@ fn memory_of_keys_is_measured() {
 #[test]
 fn hit_ratios_stand_beside_exact_caches() {
     let Some(redis) = redis("") else { return };
-    let arguments = "hit-ratio --keys 20000 --sizes 5 --value-size 256 --requests 20000 --warmup 10000 --json";
-    let traces = "--trace zipf:0.99 loop:1.1";
     let servers = [redis];
     let with = |policies: &str| {
-        let mut command = Command::new(BENCH);
-        let (subcommand, rest) = arguments.split_once(' ').unwrap();
-        command.arg(subcommand).args(servers.concat()).args(rest.split_whitespace());
-        let (flag, traces) = traces.split_once(' ').unwrap();
-        command.args([flag, traces, "--policy", policies]).output().unwrap()
+        let size = ["hit-ratio", "--keys", "20000", "--sizes", "5", "--value-size", "256", "--json"];
+        let course = ["--requests", "20000", "--warmup", "10000", "--trace", "zipf:0.99 loop:1.1", "--policy", policies];
+        run_words(&servers, &[size, course].concat())
     };
     let output = with("allkeys-lru no-such-policy");
     assert!(String::from_utf8_lossy(&output.stderr).contains("redis is left out of no-such-policy"));
