@@ -61,6 +61,9 @@ pub struct Greeting {
     pub resp3: bool,
 }
 
+/// How much is read at once.
+const CHUNK_BYTES: usize = 65_536;
+
 pub struct Client {
     pub stream: Socket,
     address: Address,
@@ -98,14 +101,11 @@ impl Client {
 
     /// Sends one command and returns its whole reply; an error reply is an error.
     pub fn call(&mut self, words: &[&[u8]]) -> Result<Vec<u8>, Error> {
-        let mut request = format!("*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-            request.extend_from_slice(word);
-            request.extend_from_slice(b"\r\n");
-        }
-        self.stream.write_all(&request).map_err(|error| Error::dead(&self.address, error))?;
-        let reply = self.reply()?;
+        let mut request = Vec::new();
+        write_request(&mut request, words);
+        self.send(&request)?;
+        let mut reply = Vec::new();
+        self.replies(1, |bytes| reply.extend_from_slice(bytes))?;
         if reply.starts_with(b"-") {
             let expected = format!("no error for {}", words[0].escape_ascii());
             return Err(self.wrong(expected, &reply));
@@ -113,33 +113,90 @@ impl Client {
         Ok(reply)
     }
 
-    fn reply(&mut self) -> Result<Vec<u8>, Error> {
-        let start = Instant::now();
-        let mut chunk = vec![0; 65_536];
-        loop {
-            match scan(&self.received) {
-                Scan::Complete { bytes } => return Ok(self.received.drain(..bytes).collect()),
-                Scan::Invalid => return Err(self.wrong("RESP".to_string(), &self.received)),
+    /// The integer that a command is answered with.
+    pub fn integer(&mut self, words: &[&[u8]]) -> Result<u64, Error> {
+        let reply = self.call(words)?;
+        let text = std::str::from_utf8(&reply).unwrap_or_default();
+        let number = text.strip_prefix(':').and_then(|text| text.trim().parse().ok());
+        number.ok_or_else(|| self.wrong("an integer".to_string(), &reply))
+    }
+
+    /// A number of a section of INFO.
+    pub fn info(&mut self, section: &str, field: &str) -> Result<u64, Error> {
+        let reply = self.call(&[b"INFO", section.as_bytes()])?;
+        let text = String::from_utf8_lossy(&reply);
+        let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let number = value.and_then(|value| value.trim().parse().ok());
+        number.ok_or_else(|| self.wrong(format!("{field} in INFO {section}"), &reply))
+    }
+
+    /// A number that CONFIG GET gives; nothing if the server has no such parameter, or one that is no number.
+    pub fn config(&mut self, name: &str) -> Result<Option<u64>, Error> {
+        let reply = self.call(&[b"CONFIG", b"GET", name.as_bytes()])?;
+        Ok(String::from_utf8_lossy(&reply).lines().nth(4).and_then(|value| value.trim().parse().ok()))
+    }
+
+    /// Sends requests without waiting for what they are answered with.
+    pub fn send(&mut self, requests: &[u8]) -> Result<(), Error> {
+        self.stream.write_all(requests).map_err(|error| Error::dead(&self.address, error))
+    }
+
+    /// Waits for `count` replies and hands over each, whole.
+    pub fn replies(&mut self, count: usize, mut take: impl FnMut(&[u8])) -> Result<(), Error> {
+        let mut start = Instant::now();
+        // How much of what was received belongs to replies that were handed over.
+        let (mut taken, mut left) = (0, count);
+        while left > 0 {
+            match scan(&self.received[taken..]) {
+                Scan::Complete { bytes } => {
+                    take(&self.received[taken..taken + bytes]);
+                    (taken, left) = (taken + bytes, left - 1);
+                    continue;
+                }
+                Scan::Invalid => return Err(self.wrong("RESP".to_string(), &self.received[taken..])),
                 Scan::Incomplete { .. } => {}
             }
-            match self.stream.read(&mut chunk) {
+            self.received.drain(..taken);
+            taken = 0;
+            let length = self.received.len();
+            self.received.resize(length + CHUNK_BYTES, 0);
+            let read = self.stream.read(&mut self.received[length..]);
+            self.received.truncate(length + *read.as_ref().unwrap_or(&0));
+            match read {
                 Ok(0) => return Err(Error::dead(&self.address, "closed the connection")),
-                Ok(bytes) => self.received.extend_from_slice(&chunk[..bytes]),
+                Ok(_) => start = Instant::now(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => crate::system::check_interrupt()?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(Error::dead(&self.address, error)),
             }
             if start.elapsed() >= self.timeout {
                 let waited_ms = self.timeout.as_millis() as u64;
-                return Err(Error::MissingReply { address: self.address.to_string(), outstanding: 1, waited_ms });
+                return Err(Error::MissingReply { address: self.address.to_string(), outstanding: left, waited_ms });
             }
         }
+        self.received.drain(..taken);
+        Ok(())
     }
 
-    fn wrong(&self, expected: String, got: &[u8]) -> Error {
+    pub fn wrong(&self, expected: String, got: &[u8]) -> Error {
         let got = got[..got.len().min(200)].escape_ascii().to_string();
         Error::WrongReply { address: self.address.to_string(), expected, got }
     }
+}
+
+/// Appends a command as RESP.
+pub fn write_request(out: &mut Vec<u8>, words: &[&[u8]]) {
+    write_length(out, b'*', words.len());
+    for word in words {
+        write_length(out, b'$', word.len());
+        out.extend_from_slice(word);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn write_length(out: &mut Vec<u8>, kind: u8, length: usize) {
+    out.push(kind);
+    write!(out, "{length}\r\n").expect("a vector takes all");
 }
 
 /// Waits until something accepts connections there.

@@ -3,15 +3,20 @@
 //!
 //! Exit status: 0 all replies were as they should be, 1 a server or the machine failed, 2 wrong usage.
 
+mod bar;
+mod churn;
 mod client;
 mod compare;
 mod cross_check;
 mod error;
+mod expire_storm;
 mod floor;
+mod hit_ratio;
 mod html;
 mod idle;
 mod keys;
 mod load;
+mod memory;
 mod process;
 mod random;
 mod replies;
@@ -22,6 +27,7 @@ mod slow_reader;
 mod statistics;
 mod system;
 mod trace;
+mod under_test;
 mod workload;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +55,14 @@ enum Action {
     Idle(idle::IdleArgs),
     /// Measure others' latency while one client asks for much and reads nothing.
     SlowReader(slow_reader::SlowReaderArgs),
+    /// Start servers, fill them, and report what a key costs beyond its own bytes.
+    Memory(memory::MemoryArgs),
+    /// Use servers as look-aside caches with a memory limit: their hit ratio beside that of exact LRU.
+    HitRatio(hit_ratio::HitRatioArgs),
+    /// Churn servers that have a memory limit with values whose sizes drift: RSS over the limit, and throughput.
+    Churn(churn::ChurnArgs),
+    /// Let many keys expire at one moment while others are read: latency, and when keys and memory are gone.
+    ExpireStorm(expire_storm::ExpireStormArgs),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +73,10 @@ fn main() -> ExitCode {
         Action::CrossCheck(args) => cross_check::run(args),
         Action::Idle(args) => idle::run(args),
         Action::SlowReader(args) => slow_reader::run(args),
+        Action::Memory(args) => memory::run(args),
+        Action::HitRatio(args) => hit_ratio::run(args),
+        Action::Churn(args) => churn::run(args),
+        Action::ExpireStorm(args) => expire_storm::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,6 +18,8 @@ pub struct Sample {
     pub user_ticks: u64,
     pub system_ticks: u64,
     pub rss_bytes: u64,
+    /// The most it ever was.
+    pub rss_peak_bytes: u64,
     pub switches_voluntary: u64,
     pub switches_involuntary: u64,
 }
@@ -47,6 +49,7 @@ pub fn sample(pids: &[u32]) -> Result<Sample, Error> {
         sum.system_ticks += system;
         let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(gone)?;
         sum.rss_bytes += status_field(&status, "VmRSS:") * 1024;
+        sum.rss_peak_bytes += status_field(&status, "VmHWM:") * 1024;
     }
     Ok(sum)
 }

@@ -119,7 +119,7 @@ impl LoadArgs {
         Shape { key_bytes: self.key_size, sizes: Arc::new(self.value_size.clone()), dialect: self.protocol }
     }
 
-    fn greeting(&self) -> Greeting {
+    pub fn greeting(&self) -> Greeting {
         match self.protocol {
             Dialect::Resp => Greeting { auth: self.auth.clone(), resp3: self.resp3 },
             // It knows neither HELLO nor AUTH.

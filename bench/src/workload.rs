@@ -23,7 +23,7 @@ pub struct Shape {
 pub enum Dialect {
     #[default]
     Resp,
-    /// memcached's text protocol; the commands get, set and mixed.
+    /// memcached's text protocol; the commands get, set, setex and mixed.
     Memcache,
 }
 
@@ -139,11 +139,17 @@ impl Template {
         let text = |text: &str| Piece::Bytes(text.as_bytes().to_vec());
         let (pieces, kind) = match name {
             "get" => (vec![text("get key:"), Piece::Digits, text("\r\n")], Kind::Item),
-            "set" => {
-                let (head, tail) = (vec![text("set key:"), Piece::Digits, text(" 0 0 "), Piece::Length], text("\r\n"));
+            "set" | "setex" => {
+                // Flags, and seconds until it expires; 0 is never.
+                let middle = if name == "setex" { " 0 3600 " } else { " 0 0 " };
+                let (head, tail) = (vec![text("set key:"), Piece::Digits, text(middle), Piece::Length], text("\r\n"));
                 ([head, vec![tail.clone(), Piece::Value, tail]].concat(), Kind::Stored)
             }
-            _ => return Err(Error::Usage(format!("'{name}': over memcached's protocol there are get, set and mixed"))),
+            _ => {
+                return Err(Error::Usage(format!(
+                    "'{name}': over memcached's protocol there are get, set, setex and mixed"
+                )));
+            }
         };
         Ok(Template::build(pieces, kind, shape))
     }

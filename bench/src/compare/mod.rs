@@ -10,7 +10,7 @@
 //! their median is taken afterwards. All servers stay alive; an idle one costs nothing. Each size of values
 //! gets new servers, so that what their keys take can be told from how their memory grew.
 
-mod peers;
+pub(crate) mod peers;
 mod report;
 pub(crate) mod servers;
 
@@ -143,7 +143,7 @@ fn start_servers(args: &CompareArgs, load: &LoadArgs, report: &mut Report) -> Re
     }
     system::pin_thread(&load.cpus).map_err(Error::io("pin to --load-cpus"))?;
     for server in &mut servers {
-        server.wait_until_ready(load)?;
+        server.wait_until_ready(&load.greeting())?;
         let load = load_for(load, server);
         let plan = load.plan(&ports(args, server), "get", 1, Stop::Requests(1))?;
         eprintln!("preload {} ({})", server.name, server.version);

@@ -102,6 +102,11 @@ impl Server {
         self.processes.iter().map(|process| process.child.id()).collect()
     }
 
+    /// Of the first process.
+    pub fn address(&self) -> Address {
+        local(self.ports[0])
+    }
+
     pub fn wait_until_listening(&mut self) -> Result<(), Error> {
         for (process, &port) in self.processes.iter_mut().zip(&self.ports) {
             let start = Instant::now();
@@ -118,18 +123,17 @@ impl Server {
     }
 
     /// Waits until PING is answered (a server may refuse while loading), and asks for the version.
-    pub fn wait_until_ready(&mut self, load: &LoadArgs) -> Result<(), Error> {
+    pub fn wait_until_ready(&mut self, greeting: &Greeting) -> Result<(), Error> {
         self.wait_until_listening()?;
         if self.dialect == Dialect::Memcache {
             self.version = memcache_version(&local(self.ports[0]))?;
             return Ok(());
         }
-        let greeting = Greeting { auth: load.auth.clone(), resp3: load.resp3 };
         for &port in &self.ports {
             let address = local(port);
             let start = Instant::now();
             let mut client = loop {
-                let client = Client::connect(&address, Duration::from_secs(2), &greeting)
+                let client = Client::connect(&address, Duration::from_secs(2), greeting)
                     .and_then(|mut client| client.call(&[b"PING"]).map(|_| client));
                 match client {
                     Ok(client) => break client,

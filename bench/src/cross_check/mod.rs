@@ -16,12 +16,13 @@ mod tables;
 mod tap;
 mod tools;
 
+use crate::client::Greeting;
 use crate::compare::servers::{Server, ServerSpec};
 use crate::error::Error;
-use crate::run::{LoadArgs, check_open_files};
+use crate::run::check_open_files;
 use crate::system;
 use crate::workload::Dialect;
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 use measure::Measured;
 use report::Report;
 use std::path::PathBuf;
@@ -148,13 +149,6 @@ struct Check<'a> {
     tools: Vec<Tool>,
 }
 
-/// What waits for a server takes the flags of a load, of which only the defaults matter.
-#[derive(Parser)]
-struct DefaultLoad {
-    #[command(flatten)]
-    load: LoadArgs,
-}
-
 impl Check<'_> {
     fn load(&self, port: u16, connections: usize, pipeline: usize, amount: Amount) -> Load {
         let (keys, value_size) = (self.args.keys, self.args.value_size);
@@ -257,7 +251,7 @@ impl Check<'_> {
         let commands = vec![self.args.server.clone()];
         let spec = ServerSpec { name: "server".to_string(), dialect: Dialect::Resp, commands };
         let mut server = Server::start(&spec, &[self.args.server_cpu])?;
-        server.wait_until_ready(&DefaultLoad::parse_from(["load"]).load)?;
+        server.wait_until_ready(&Greeting::default())?;
         report.describe_server(&server);
         let port = server.ports[0];
         self.preload(&self.load(port, self.args.connections, 16, Amount::Preload))?;
@@ -339,6 +333,7 @@ fn note(title: &str, round: usize, tool: &Tool, measured: &Measured) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
 
     #[test]
     fn replies_have_the_floors_size() {

@@ -25,7 +25,9 @@ use crate::random::Distribution;
 use crate::workload::{Shape, Slice, Workload};
 use hdrhistogram::Histogram;
 use progress::Progress;
+use series::Interval;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread;
@@ -87,6 +89,10 @@ pub struct Outcome {
     pub latency_ns: Histogram<u64>,
     /// The same in intervals of a second.
     pub series: Vec<Second>,
+    /// What the series was made of: the intervals of each thread.
+    intervals: Vec<Vec<Interval>>,
+    /// When the measured window began.
+    pub began: Instant,
     /// Error replies by their first word, from the first request to the last.
     pub refused: BTreeMap<String, u64>,
     /// Requests of an open loop which were due when it ended: those that had not been sent, and those whose reply had not
@@ -162,6 +168,11 @@ impl Outcome {
     /// Running or kept from running, the generator had no time to spare.
     pub fn load_is_limit(&self) -> bool {
         self.load_busy() + self.load_waiting() > BUSY
+    }
+
+    /// Latencies of the replies that came in these seconds of the measured window.
+    pub fn latency_of_seconds(&self, seconds: Range<usize>) -> Histogram<u64> {
+        series::latency_of(&self.intervals, seconds)
     }
 
     /// An error if there was an error reply.
@@ -245,20 +256,21 @@ pub fn run(plan: &Plan, server_pids: &[u32]) -> Result<Outcome, Error> {
         if let Some(error) = failure {
             return Err(error);
         }
-        let Window { requests, misses, seconds, server } = window?;
+        let Window { requests, misses, began, seconds, server } = window?;
         let mut outcome = Outcome {
             requests,
             misses,
             seconds,
             latency_ns: worker::new_histogram(),
             series: Vec::new(),
+            intervals: Vec::new(),
+            began,
             refused: BTreeMap::new(),
             behind: 0,
             unanswered: 0,
             threads: Vec::new(),
             server,
         };
-        let mut series = Vec::new();
         for report in reports {
             outcome.latency_ns.add(&report.latency_ns).expect("histograms of one shape");
             outcome.threads.push(report.usage);
@@ -267,9 +279,9 @@ pub fn run(plan: &Plan, server_pids: &[u32]) -> Result<Outcome, Error> {
             for (kind, count) in report.refused {
                 *outcome.refused.entry(kind).or_default() += count;
             }
-            series.push(report.series);
+            outcome.intervals.push(report.series);
         }
-        outcome.series = series::merge(&series, seconds);
+        outcome.series = series::merge(&outcome.intervals, seconds);
         Ok(outcome)
     })
 }
@@ -277,6 +289,7 @@ pub fn run(plan: &Plan, server_pids: &[u32]) -> Result<Outcome, Error> {
 struct Window {
     requests: u64,
     misses: u64,
+    began: Instant,
     seconds: f64,
     server: Option<ServerUsage>,
 }
@@ -311,6 +324,7 @@ fn measure(plan: &Plan, shared: &Shared, pids: &[u32], finished: &dyn Fn() -> us
     Ok(Window {
         requests: requests() - requests_before,
         misses: total(&shared.misses) - misses_before,
+        began: start,
         seconds,
         server: before?.zip(after).map(|(before, after)| ServerUsage { before, after }),
     })

@@ -1,16 +1,15 @@
 //! The bar with the live rate, on a terminal.
 
 use super::{Plan, Stop};
+use crate::bar::Bar;
 use crate::error::Error;
 use crate::system;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 const DRAW_INTERVAL: Duration = Duration::from_millis(200);
 
 pub struct Progress {
-    bar: Option<ProgressBar>,
+    bar: Bar,
     start: Instant,
     stop: Stop,
 }
@@ -18,18 +17,11 @@ pub struct Progress {
 impl Progress {
     /// A bar for the plan, if it wants one and standard error is a terminal.
     pub fn start(plan: &Plan) -> Progress {
-        let shown = plan.progress.filter(|_| std::io::stderr().is_terminal());
-        let bar = shown.map(|message| {
-            let length = match plan.stop {
-                Stop::Requests(requests) => requests,
-                Stop::After(duration) => (plan.warmup + duration).as_millis() as u64,
-            };
-            let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{prefix} [{wide_bar}] {percent:>3} % {msg}");
-            bar.set_style(style.expect("the template is right").progress_chars("=> "));
-            bar.set_prefix(message);
-            bar
-        });
+        let length = match plan.stop {
+            Stop::Requests(requests) => requests,
+            Stop::After(duration) => (plan.warmup + duration).as_millis() as u64,
+        };
+        let bar = Bar::new(plan.progress, length);
         Progress { bar, start: Instant::now(), stop: plan.stop }
     }
 
@@ -41,24 +33,18 @@ impl Progress {
         while !done() {
             system::check_interrupt()?;
             std::thread::sleep(look_interval);
-            let (Some(bar), true) = (&self.bar, drawn.elapsed() >= DRAW_INTERVAL) else { continue };
+            if !self.bar.is_shown() || drawn.elapsed() < DRAW_INTERVAL {
+                continue;
+            }
             let now = requests();
             let rate = (now - counted) as f64 / drawn.elapsed().as_secs_f64();
             (drawn, counted) = (Instant::now(), now);
-            bar.set_position(match self.stop {
+            let position = match self.stop {
                 Stop::Requests(_) => now,
                 Stop::After(_) => self.start.elapsed().as_millis() as u64,
-            });
-            bar.set_message(format!("{rate:.0} ops/s"));
+            };
+            self.bar.set_with(position, format!("{rate:.0} ops/s"));
         }
         Ok(())
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
     }
 }

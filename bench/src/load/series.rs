@@ -2,6 +2,7 @@
 
 use super::worker::new_histogram;
 use hdrhistogram::Histogram;
+use std::ops::Range;
 
 /// What one thread measured in one interval: latencies in nanoseconds with their counts, which is much smaller than a
 /// histogram.
@@ -43,12 +44,8 @@ pub fn merge(threads: &[Vec<Interval>], seconds: f64) -> Vec<Second> {
     let mut merged = Vec::with_capacity(count);
     for i in 0..count {
         let last = i + 1 == count;
-        let intervals =
-            || threads.iter().flat_map(|thread| thread.iter().skip(i).take(if last { usize::MAX } else { 1 }));
-        let mut all = new_histogram();
-        for &(value, count) in intervals().flat_map(|interval| &interval.latencies) {
-            all.saturating_record_n(value, count);
-        }
+        let places = i..if last { usize::MAX } else { i + 1 };
+        let all = latency_of(threads, places.clone());
         let end = if last { seconds.max(i as f64 + 0.001) } else { (i + 1) as f64 };
         let us = |quantile| all.value_at_quantile(quantile) as f64 / 1e3;
         merged.push(Second {
@@ -58,10 +55,23 @@ pub fn merge(threads: &[Vec<Interval>], seconds: f64) -> Vec<Second> {
             p99_us: us(0.99),
             p999_us: us(0.999),
             max_us: all.max() as f64 / 1e3,
-            errors: intervals().map(|interval| interval.errors).sum(),
+            errors: intervals(threads, places).map(|interval| interval.errors).sum(),
         });
     }
     merged
+}
+
+/// Latencies of all threads in these intervals.
+pub fn latency_of(threads: &[Vec<Interval>], seconds: Range<usize>) -> Histogram<u64> {
+    let mut all = new_histogram();
+    for &(value, count) in intervals(threads, seconds).flat_map(|interval| &interval.latencies) {
+        all.saturating_record_n(value, count);
+    }
+    all
+}
+
+fn intervals(threads: &[Vec<Interval>], seconds: Range<usize>) -> impl Iterator<Item = &Interval> {
+    threads.iter().flat_map(move |thread| thread.iter().skip(seconds.start).take(seconds.len()))
 }
 
 #[cfg(test)]

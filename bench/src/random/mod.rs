@@ -9,11 +9,11 @@ mod spread;
 mod zipf;
 
 pub use distribution::Distribution;
+pub use spread::Spread;
+pub use zipf::Zipf;
 
 use crate::trace::{Record, Trace};
-use spread::Spread;
 use std::sync::Arc;
-use zipf::Zipf;
 
 /// SplitMix64 (G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom number generators", 2014): one
 /// word of state, any seed is good, and it passes BigCrush.

@@ -63,7 +63,7 @@ impl Zipf {
 
     /// 0 is the most frequent.
     #[inline]
-    fn rank(&self, random: &mut Random) -> u64 {
+    pub fn rank(&self, random: &mut Random) -> u64 {
         loop {
             let (column, height) = random.below_with_rest(self.columns.len() as u64);
             let Column { keep, alias } = self.columns[column as usize];
