@@ -8,6 +8,7 @@
 
 mod arena;
 mod entry;
+pub mod eviction;
 mod expiry;
 mod space;
 mod table;

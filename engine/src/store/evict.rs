@@ -1,0 +1,196 @@
+//! Eviction of one keyspace's keys, in slices: the hand that goes over the table and does what the marks say.
+
+use super::Keyspace;
+use super::entry::EntryRef;
+use super::eviction::{Judgement, KEEP, Policy};
+use super::expiry::is_expired;
+use super::table::{Place, Table};
+use crate::id::Millis;
+use crate::limits;
+
+/// Where the hands of a keyspace are, as [`Table::sweep`] counts.
+#[derive(Default)]
+pub struct Hands {
+    /// Of eviction.
+    evict: usize,
+    /// Of the sweep that tidies marks, while there is one.
+    tidy: Option<usize>,
+    /// The segment whose marks are renewed next.
+    renew: usize,
+}
+
+/// What a slice of eviction removed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Evicted {
+    pub evicted: u64,
+    /// Keys that had expired anyway.
+    pub expired: u64,
+}
+
+/// Keys at which the hand looks at a time. Where the policy has no order of all keys, the worst of so many goes (Redis
+/// looks at 5 unless told otherwise).
+const AT_ONCE: usize = 16;
+
+/// Keys that the hand has found, without memory of their own.
+struct Found {
+    places: [Option<(Place, u8)>; AT_ONCE],
+    len: usize,
+}
+
+impl Found {
+    fn iter(&self) -> impl Iterator<Item = (Place, u8)> {
+        self.places[..self.len].iter().flatten().copied()
+    }
+}
+
+impl Keyspace {
+    /// Notes that a key is used.
+    #[inline(always)]
+    pub(super) fn touch(&self, place: Place, random: impl FnOnce() -> u64) {
+        if self.table.is_renewed(place) {
+            let mark = self.table.mark(place);
+            let new = self.marks.hit(mark.get(), random);
+            if new != mark.get() {
+                mark.set(new);
+            }
+        }
+    }
+
+    /// How many keys a policy may evict here.
+    pub(super) fn evictable(&self, policy: Policy) -> usize {
+        match policy.volatile_only() {
+            _ if !policy.evicts() => 0,
+            true => self.table.volatile(),
+            false => self.table.len(),
+        }
+    }
+
+    /// Evicts some keys: at most some tens of microseconds of work. There is at least one that may go, and it may take
+    /// several slices to come to it.
+    pub(super) fn evict_slice(
+        &mut self,
+        policy: Policy,
+        now: Millis,
+        rehash: &impl Fn(EntryRef) -> u64,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Evicted {
+        let mut done = Evicted::default();
+        match policy {
+            Policy::NoEviction => {}
+            Policy::AllKeysLru | Policy::AllKeysLfu | Policy::AllKeysS3Fifo => self.evict_marked(now, rehash, &mut done),
+            Policy::VolatileLru | Policy::VolatileLfu => {
+                let rank = |keyspace: &Keyspace, _, mark| keyspace.marks.rank(mark).into();
+                self.evict_worst(policy, now, rehash, &mut done, rank);
+            }
+            Policy::VolatileTtl => {
+                let due = |keyspace: &Keyspace, place, _| keyspace.table.entry(place).expire_ms();
+                self.evict_worst(policy, now, rehash, &mut done, due);
+            }
+            Policy::AllKeysRandom | Policy::VolatileRandom => {
+                // Somewhere else each time, and there one of those that may go.
+                self.hands.evict = random() as usize % self.table.buckets();
+                self.evict_worst(policy, now, rehash, &mut done, |_, _, _| random());
+            }
+        }
+        done
+    }
+
+    /// Evicts what the marks of all keys say.
+    fn evict_marked(&mut self, now: Millis, rehash: &impl Fn(EntryRef) -> u64, done: &mut Evicted) {
+        self.renew_slice(now);
+        if self.hands.evict == 0 {
+            self.marks.aim();
+        }
+        let Some(wanted) = self.marks.wanted() else { return };
+        let found = find(&self.table, &mut self.hands.evict, false, |mark| wanted[mark as usize].get() != KEEP);
+        for (place, mark) in found.iter() {
+            if !self.table.is_renewed(place) {
+                continue;
+            }
+            match self.marks.judge(mark) {
+                Judgement::Keep => {}
+                Judgement::Remark(mark) => self.table.mark(place).set(mark),
+                Judgement::Evict => self.evict(place, now, rehash, done),
+            }
+        }
+    }
+
+    /// Evicts the one of a few keys whose rank is the lowest.
+    fn evict_worst(
+        &mut self,
+        policy: Policy,
+        now: Millis,
+        rehash: &impl Fn(EntryRef) -> u64,
+        done: &mut Evicted,
+        mut rank: impl FnMut(&Keyspace, Place, u8) -> u64,
+    ) {
+        let found = find(&self.table, &mut self.hands.evict, policy.volatile_only(), |_| true);
+        let worst = found.iter().min_by_key(|&(place, mark)| rank(self, place, mark));
+        if let Some((place, _)) = worst {
+            self.evict(place, now, rehash, done);
+        }
+    }
+
+    /// Takes an entry out, and lets the marks know.
+    fn evict(&mut self, place: Place, now: Millis, rehash: &impl Fn(EntryRef) -> u64, done: &mut Evicted) {
+        let entry = self.table.entry(place);
+        let was_due = is_expired(entry, now);
+        *(if was_due { &mut done.expired } else { &mut done.evicted }) += 1;
+        if self.table.is_renewed(place) && !was_due {
+            self.marks.evicted(self.table.mark(place).get(), rehash(entry));
+            self.free(place);
+        } else {
+            self.remove(place);
+        }
+    }
+
+    /// Gives some segments marks of the kind that the policy needs now, if there are others.
+    fn renew_slice(&mut self, now: Millis) -> bool {
+        let Keyspace { table, marks, hands, .. } = self;
+        for _ in 0..limits::RENEW_SLICE_SEGMENTS {
+            if !table.is_stale() {
+                return false;
+            }
+            hands.renew = (hands.renew + 1) % table.segments();
+            table.renew(hands.renew, |_| marks.adopt(now));
+        }
+        table.is_stale()
+    }
+
+    /// Tidies some marks, if that is due. True if there is more to do.
+    pub(super) fn tidy_slice(&mut self, now: Millis) -> bool {
+        if self.table.is_stale() {
+            return self.renew_slice(now);
+        }
+        if self.hands.tidy.is_none() && self.marks.wants_sweep() {
+            self.marks.sweep_begins();
+            self.hands.tidy = Some(0);
+        }
+        let Some(hand) = self.hands.tidy else { return false };
+        let (table, marks) = (&self.table, &self.marks);
+        let next = table.sweep(hand, limits::TIDY_SLICE_BUCKETS, false, |place, mark, _| {
+            let tidy = marks.tidy(mark);
+            if tidy != mark {
+                table.mark(place).set(tidy);
+            }
+            false
+        });
+        self.hands.tidy = Some(next).filter(|&next| next < self.table.buckets());
+        self.hands.tidy.is_some()
+    }
+}
+
+/// Moves a hand on until it has found some keys, or has seen as much as a slice may.
+fn find(table: &Table, hand: &mut usize, volatile_only: bool, wanted: impl Fn(u8) -> bool) -> Found {
+    let mut found = Found { places: [None; AT_ONCE], len: 0 };
+    let next = table.sweep(*hand, limits::EVICT_SLICE_BUCKETS, volatile_only, |place, mark, volatile| {
+        if (volatile || !volatile_only) && found.len < AT_ONCE && wanted(mark) {
+            table.prefetch_at(place);
+            found.places[found.len] = Some((place, mark));
+            found.len += 1;
+        }
+        found.len == AT_ONCE
+    });
+    *hand = if next >= table.buckets() { 0 } else { next };
+    found
+}
