@@ -54,6 +54,11 @@ pub const EXPIRE_SLICE_ENTRIES: usize = 256;
 pub const EXPIRE_SLICE_SEGMENTS: usize = 2048;
 /// Slices of active expiry in one tick (1/hz seconds).
 pub const EXPIRE_SLICES_PER_TICK: usize = 512;
+/// Buckets of the table that one slice of eviction looks at.
+pub const EVICT_SLICE_BUCKETS: usize = 256;
+/// Buckets whose marks one slice tidies, and segments whose marks it gives anew when the policy has changed.
+pub const TIDY_SLICE_BUCKETS: usize = 1024;
+pub const RENEW_SLICE_SEGMENTS: usize = 8;
 /// Entries that one slice of freeing takes.
 pub const FREE_SLICE_ENTRIES: usize = 500;
 /// Runs of pages (of 2 MiB) that one slice of freeing gives back.

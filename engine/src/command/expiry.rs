@@ -157,7 +157,7 @@ fn pexpiretime(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> R
 }
 
 fn write_time(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>, time: fn(u64, u64) -> u64) -> Result {
-    reply.integer(match store.get(key(call), call.now).map(|entry| entry.expire_ms()) {
+    reply.integer(match store.look(key(call), call.now).map(|entry| entry.expire_ms()) {
         None => -2,
         Some(0) => -1,
         Some(at) => time(at, call.now.0) as i64,

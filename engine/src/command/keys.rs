@@ -51,7 +51,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         summary: "Returns the number of existing keys out of those specified after updating the time they were last accessed.",
-        ..count_row("touch", flag::READONLY | flag::FAST, Handler::Read(exists), "3.2.1")
+        ..count_row("touch", flag::READONLY | flag::FAST, Handler::Read(touch), "3.2.1")
     },
     Row {
         name: "type",
@@ -141,6 +141,13 @@ fn del(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Resul
 
 fn exists(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result {
     let mut present = 0;
+    for_each_key(call, store, 1, |key, _| present += store.look(key, call.now).is_some() as i64);
+    reply.integer(present);
+    Ok(Outcome::Done)
+}
+
+fn touch(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result {
+    let mut present = 0;
     for_each_key(call, store, 1, |key, _| present += store.get(key, call.now).is_some() as i64);
     reply.integer(present);
     Ok(Outcome::Done)
@@ -148,7 +155,7 @@ fn exists(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result
 
 fn type_of(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result {
     let key = Key { db: call.db, hash: call.hash, bytes: call.args().get(1) };
-    reply.simple(if store.get(key, call.now).is_some() { "string" } else { "none" });
+    reply.simple(if store.look(key, call.now).is_some() { "string" } else { "none" });
     Ok(Outcome::Done)
 }
 

@@ -80,7 +80,7 @@ const MEMORY: &[Row] = &[
 ];
 
 fn entry<'a>(call: &Call<'_>, store: &'a Store) -> Option<EntryRef<'a>> {
-    store.get(Key { db: call.db, hash: call.hash, bytes: call.args().get(2) }, call.now)
+    store.look(Key { db: call.db, hash: call.hash, bytes: call.args().get(2) }, call.now)
 }
 
 /// The names that Redis has for the ways in which it keeps a string: clients and tests ask for them.

@@ -59,6 +59,7 @@ impl Shard {
             self.close_idle(now);
             self.check_soft_limits(now);
             self.count_values_again();
+            self.core.store.tick(now);
             let changes = self.core.store.counters().changes + self.core.store.counters().expired;
             self.timers.quiet = changes == std::mem::replace(&mut self.timers.changes, changes);
         }
@@ -68,7 +69,7 @@ impl Shard {
         }
         self.timers.freeing = self.core.store.free_slice();
         if ticked || self.timers.compacting {
-            self.timers.compacting = self.core.store.compact_slice();
+            self.timers.compacting = self.core.store.compact_slice(now);
         }
     }
 

@@ -23,13 +23,15 @@ pub struct Expirer {
     /// The segment whose time is compared next.
     segment: usize,
     places: Vec<Place>,
+    due: Vec<Place>,
     later: Vec<u64>,
 }
 
 impl Expirer {
-    /// Compares the times of some segments and looks at the first that is due. `remove` takes an entry out. True if the
-    /// round through all segments is not at its end.
-    pub fn slice(&mut self, table: &mut Table, now: Millis, mut remove: impl FnMut(&mut Table, Place)) -> bool {
+    /// Compares the times of some segments and looks at the first that is due: what is to be removed, before anything
+    /// else happens to the table, is left to [`Expirer::take_due`]. True if the round through all segments is not at its
+    /// end.
+    pub fn slice(&mut self, table: &mut Table, now: Millis) -> bool {
         let Some(segment) = table.due_segment(self.segment, limits::EXPIRE_SLICE_SEGMENTS, now.0) else {
             self.segment += limits::EXPIRE_SLICE_SEGMENTS;
             return self.go_on(table);
@@ -37,21 +39,28 @@ impl Expirer {
         self.segment = segment;
         table.volatile_places(segment, &mut self.places);
         self.later.clear();
-        let mut removed = 0;
         for &place in &self.places {
             match table.entry(place).expire_ms() {
                 at if at > now.0 => self.later.push(at),
                 // The rest has its turn in the next slice, which finds this segment due as before.
-                _ if removed == limits::EXPIRE_SLICE_ENTRIES => return true,
-                _ => {
-                    remove(table, place);
-                    removed += 1;
-                }
+                _ if self.due.len() == limits::EXPIRE_SLICE_ENTRIES => return true,
+                _ => self.due.push(place),
             }
         }
         table.set_look_at(segment, look_at(&mut self.later));
         self.segment += 1;
         self.go_on(table)
+    }
+
+    /// The places of entries that are due.
+    pub fn take_due(&mut self) -> Vec<Place> {
+        std::mem::take(&mut self.due)
+    }
+
+    /// Takes the list back for its memory.
+    pub fn recycle(&mut self, mut due: Vec<Place>) {
+        due.clear();
+        self.due = due;
     }
 
     fn go_on(&mut self, table: &Table) -> bool {

@@ -1,13 +1,15 @@
 //! The keyspaces of one shard: what is stored, until when, and how much memory it takes. No replies, no commands.
 //!
 //! [`Store`] is the whole interface, and it is safe: [`entry`] lays one key and value out in memory, which
-//! [`arena`] manages in a [`space`] of addresses, and [`table`] finds it; [`expiry`] removes what is due.
+//! [`arena`] manages in a [`space`] of addresses, and [`table`] finds it; [`expiry`] removes what is due, and [`evict`]
+//! what [`eviction`] says has to go.
 //! Everything is told the time; an entry whose time has come reads as absent. What a reader finds expired goes to a
 //! bounded reap list that [`Store::reap`] empties at the end of the turn; what nobody reads is found by
 //! [`Store::expire_slice`]. Every change is counted ([`Store::changes`]); the log will be told at the same place.
 
 mod arena;
 mod entry;
+mod evict;
 pub mod eviction;
 mod expiry;
 mod space;
@@ -20,6 +22,9 @@ use ahash::RandomState;
 
 use arena::Arena;
 use entry::Entry;
+use evict::Hands;
+use eviction::Marks;
+pub use eviction::{LfuSettings, Policy};
 use expiry::{Expirer, is_expired};
 pub use entry::{EntryRef, NewValue, Value};
 use table::{Place, Table};
@@ -52,7 +57,6 @@ pub enum Expiry {
     Keep,
 }
 
-#[derive(Default)]
 struct Keyspace {
     table: Table,
     /// Where its entries lie.
@@ -60,6 +64,9 @@ struct Keyspace {
     /// Bytes that entries own outside the arena.
     outside_bytes: usize,
     expirer: Expirer,
+    /// What the marks in the table mean.
+    marks: Marks,
+    hands: Hands,
 }
 
 /// Counts of what happened to keys, for `INFO`.
@@ -69,6 +76,8 @@ pub struct StoreCounters {
     pub changes: u64,
     /// Keys removed because their time had come.
     pub expired: u64,
+    /// Keys removed because memory was short.
+    pub evicted: u64,
     /// Reads that found their key, and reads that did not.
     pub hits: u64,
     pub misses: u64,
@@ -87,27 +96,46 @@ pub struct Store {
     misses: Cell<u64>,
     /// The database that the next slice of expiry is about.
     expire_db: usize,
+    policy: Policy,
+    lfu: LfuSettings,
+    /// State of the random numbers of frequency counters.
+    random: Cell<u64>,
 }
 
 impl Keyspace {
+    fn new(policy: Policy, lfu: LfuSettings) -> Keyspace {
+        Keyspace {
+            table: Table::default(),
+            arena: Arena::default(),
+            outside_bytes: 0,
+            expirer: Expirer::default(),
+            marks: Marks::new(policy, lfu),
+            hands: Hands::default(),
+        }
+    }
+
     /// Takes an entry out and frees it.
     fn remove(&mut self, place: Place) {
-        let Keyspace { table, arena, outside_bytes, .. } = self;
-        remove(table, arena, outside_bytes, place);
+        if self.table.is_renewed(place) {
+            self.marks.remove(self.table.mark(place).get());
+        }
+        self.free(place);
     }
-}
 
-fn remove(table: &mut Table, arena: &mut Arena, outside_bytes: &mut usize, place: Place) {
-    let entry = table.remove(place);
-    *outside_bytes -= entry.as_ref().outside_bytes();
-    entry.free(arena);
+    /// As [`Keyspace::remove`], for an entry that the marks have been told of.
+    fn free(&mut self, place: Place) {
+        let entry = self.table.remove(place);
+        self.outside_bytes -= entry.as_ref().outside_bytes();
+        entry.free(&mut self.arena);
+    }
 }
 
 impl Store {
     /// An empty store. `seed` keeps clients from choosing keys that collide.
     pub fn new(databases: usize, seed: [u64; 4]) -> Store {
+        let (policy, lfu) = (Policy::default(), LfuSettings::default());
         Store {
-            keyspaces: (0..databases).map(|_| Keyspace::default()).collect(),
+            keyspaces: (0..databases).map(|_| Keyspace::new(policy, lfu)).collect(),
             hasher: RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]),
             reap: RefCell::new(Vec::with_capacity(limits::REAP_MAX)),
             garbage: Vec::new(),
@@ -115,6 +143,9 @@ impl Store {
             hits: Cell::new(0),
             misses: Cell::new(0),
             expire_db: 0,
+            policy,
+            lfu,
+            random: Cell::new(seed[0]),
         }
     }
 
@@ -142,28 +173,81 @@ impl Store {
         self.keyspaces[db as usize].table.prefetch_entry(hash);
     }
 
-    /// The entry of a key, unless it is absent or expired; counted as a hit or a miss.
+    /// The entry of a key, unless it is absent or expired; counted as a hit or a miss, and as a use of the key.
     #[inline(always)]
     pub fn get(&self, key: Key<'_>, now: Millis) -> Option<EntryRef<'_>> {
+        let Some(place) = self.find(key, now) else {
+            self.misses.set(self.misses.get() + 1);
+            return None;
+        };
+        self.hits.set(self.hits.get() + 1);
+        let keyspace = &self.keyspaces[key.db as usize];
+        keyspace.touch(place, || self.next_random());
+        Some(keyspace.table.entry(place))
+    }
+
+    /// As [`Store::get`], for commands that ask about a key and do not use it.
+    #[inline]
+    pub fn look(&self, key: Key<'_>, now: Millis) -> Option<EntryRef<'_>> {
         let found = self.peek(key, now);
         let counter = if found.is_some() { &self.hits } else { &self.misses };
         counter.set(counter.get() + 1);
         found
     }
 
-    /// As [`Store::get`], for commands that write: not counted.
+    /// As [`Store::look`], for commands that write: not counted.
     #[inline(always)]
     pub fn peek(&self, key: Key<'_>, now: Millis) -> Option<EntryRef<'_>> {
+        Some(self.keyspaces[key.db as usize].table.entry(self.find(key, now)?))
+    }
+
+    /// The place of a key for a reader.
+    #[inline(always)]
+    fn find(&self, key: Key<'_>, now: Millis) -> Option<Place> {
         let table = &self.keyspaces[key.db as usize].table;
-        let entry = table.entry(table.find(key.hash, key.bytes)?);
-        if is_expired(entry, now) {
+        let place = table.find(key.hash, key.bytes)?;
+        if is_expired(table.entry(place), now) {
             let mut reap = self.reap.borrow_mut();
             if reap.len() < limits::REAP_MAX {
                 reap.push((key.db, key.hash));
             }
             return None;
         }
-        Some(entry)
+        Some(place)
+    }
+
+    /// How long ago a key was used last, milliseconds. None: absent, or the policy counts uses instead.
+    pub fn idle_ms(&self, key: Key<'_>, now: Millis) -> Option<u64> {
+        let keyspace = &self.keyspaces[key.db as usize];
+        let place = self.find(key, now)?;
+        // Until a key has a mark of this policy nothing is known of it.
+        Some(match keyspace.table.is_renewed(place) {
+            true => keyspace.marks.idle_ms(keyspace.table.mark(place).get(), now),
+            false => 0,
+        })
+    }
+
+    /// The logarithmic counter of a key's uses. None: absent.
+    pub fn frequency(&self, key: Key<'_>, now: Millis) -> Option<u8> {
+        let keyspace = &self.keyspaces[key.db as usize];
+        let place = self.find(key, now)?;
+        Some(match keyspace.table.is_renewed(place) {
+            true => keyspace.marks.frequency(keyspace.table.mark(place).get()),
+            false => 0,
+        })
+    }
+
+    /// SplitMix64: of use for nothing but chances.
+    fn next_random(&self) -> u64 {
+        self.random.set(self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
+        let z = self.random.get();
+        let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn touch(&self, key: Key<'_>, place: Place) {
+        self.keyspaces[key.db as usize].touch(place, || self.next_random());
     }
 
     /// The place of a key for a writer: an expired entry is removed first.
@@ -188,8 +272,9 @@ impl Store {
     pub fn set(&mut self, key: Key<'_>, value: NewValue<'_>, expiry: Expiry, now: Millis) {
         self.counters.changes += 1;
         let Some(place) = self.find_mut(key, now) else {
-            return self.insert(key, value, expiry);
+            return self.insert(key, value, expiry, now);
         };
+        self.touch(key, place);
         let keyspace = &mut self.keyspaces[key.db as usize];
         let entry = keyspace.table.entry(place);
         let (old_bytes, old_expire) = (entry.outside_bytes(), entry.expire_ms());
@@ -214,7 +299,7 @@ impl Store {
         }
     }
 
-    fn insert(&mut self, key: Key<'_>, value: NewValue<'_>, expiry: Expiry) {
+    fn insert(&mut self, key: Key<'_>, value: NewValue<'_>, expiry: Expiry, now: Millis) {
         let expire = match expiry {
             Expiry::Never | Expiry::Keep => 0,
             Expiry::At(at) => at.0.max(1),
@@ -225,7 +310,11 @@ impl Store {
         let base = keyspace.arena.base().expect("it has an entry");
         let hasher = &self.hasher;
         let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
-        keyspace.table.insert(key.hash, entry, base, 0, expire, &rehash);
+        let Keyspace { table, marks, .. } = keyspace;
+        if let Some(segment) = table.stale_segment(key.hash) {
+            table.renew(segment, |_| marks.adopt(now));
+        }
+        table.insert(key.hash, entry, base, marks.insert(key.hash, now), expire, &rehash);
     }
 
     /// Removes a key. False if it was absent or expired.
@@ -245,6 +334,7 @@ impl Store {
             self.remove_at(key.db, place);
             return true;
         }
+        self.touch(key, place);
         let expire = at.map_or(0, |at| at.0.max(1));
         let keyspace = &mut self.keyspaces[key.db as usize];
         let entry = keyspace.table.entry(place);
@@ -268,15 +358,16 @@ impl Store {
             Some(place) => place,
             None if offset == 0 => {
                 self.counters.changes += 1;
-                self.insert(key, NewValue::from(bytes), Expiry::Never);
+                self.insert(key, NewValue::from(bytes), Expiry::Never, now);
                 return bytes.len();
             }
             None => {
-                self.insert(key, NewValue::from(&b""[..]), Expiry::Never);
+                self.insert(key, NewValue::from(&b""[..]), Expiry::Never, now);
                 self.find_mut(key, now).expect("just inserted")
             }
         };
         self.counters.changes += 1;
+        self.touch(key, place);
         let keyspace = &mut self.keyspaces[key.db as usize];
         let old_bytes = keyspace.table.entry(place).outside_bytes();
         let ((len, new_bytes), old) = keyspace.table.change(place, |entry| {
@@ -327,7 +418,8 @@ impl Store {
 
     /// Empties a database at once; its memory is freed in slices ([`Store::free_slice`]).
     pub fn clear(&mut self, db: u8) {
-        let old = std::mem::take(&mut self.keyspaces[db as usize]);
+        let fresh = Keyspace::new(self.policy, self.lfu);
+        let old = std::mem::replace(&mut self.keyspaces[db as usize], fresh);
         self.counters.changes += old.table.len() as u64;
         // A small table is freed here and now, or a client that fills and flushes fast would stay ahead of the slices.
         if old.table.segments() > 1 && self.garbage.len() < limits::GARBAGE_TABLES_MAX {
@@ -348,12 +440,14 @@ impl Store {
 
     /// Gives back a slice of the memory that deleted entries leave, moving others where that takes it: about 50 µs of
     /// work. No entry is borrowed meanwhile. True if there is more.
-    pub fn compact_slice(&mut self) -> bool {
+    pub fn compact_slice(&mut self, now: Millis) -> bool {
         let hasher = &self.hasher;
         let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
         let mut more = false;
-        for Keyspace { table, arena, .. } in &mut self.keyspaces {
-            // One database after another: the others wait while one has something to do.
+        for keyspace in &mut self.keyspaces {
+            // One database after another: the others wait while one has something to do. Nothing merges under a hand.
+            more = more || keyspace.tidy_slice(now);
+            let Keyspace { table, arena, .. } = keyspace;
             more = more
                 || table.merge_slice(limits::MERGE_SLICE_SEGMENTS, &rehash)
                 || Entry::compact_slice(arena, limits::COMPACT_SLICE_BYTES, |old, moved| {
@@ -361,6 +455,53 @@ impl Store {
                 });
         }
         more
+    }
+
+    /// Tells the order of eviction the time: some ten times a second.
+    pub fn tick(&mut self, now: Millis) {
+        self.keyspaces.iter_mut().for_each(|keyspace| keyspace.marks.tick(now));
+    }
+
+    /// Changes what decides which keys go first. What was known of the keys' uses is kept if the new policy is of the same
+    /// kind; otherwise marks are given anew in slices.
+    pub fn set_policy(&mut self, policy: Policy, lfu: LfuSettings) {
+        (self.policy, self.lfu) = (policy, lfu);
+        for keyspace in &mut self.keyspaces {
+            keyspace.marks.set_lfu(lfu);
+            if !keyspace.marks.set_policy(policy) {
+                keyspace.marks = Marks::new(policy, lfu);
+                keyspace.hands = Hands::default();
+                keyspace.table.begin_generation();
+            }
+        }
+    }
+
+    /// Whether any key may be evicted.
+    pub fn has_evictable(&self) -> bool {
+        self.keyspaces.iter().any(|keyspace| keyspace.evictable(self.policy) > 0)
+    }
+
+    /// Evicts a few keys, at most some tens of microseconds of work. False if there is nothing to evict.
+    pub fn evict_slice(&mut self, now: Millis, random: &mut dyn FnMut() -> u64) -> bool {
+        // Each database gives in proportion to what it has: there is no order of keys across them.
+        let all: usize = self.keyspaces.iter().map(|keyspace| keyspace.evictable(self.policy)).sum();
+        if all == 0 {
+            return false;
+        }
+        let mut ticket = random() as usize % all;
+        let chosen = self.keyspaces.iter_mut().find(|keyspace| {
+            let here = keyspace.evictable(self.policy);
+            let hit = ticket < here;
+            ticket = ticket.wrapping_sub(here);
+            hit
+        });
+        let Some(keyspace) = chosen else { return false };
+        let hasher = &self.hasher;
+        let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
+        let evicted = keyspace.evict_slice(self.policy, now, &rehash, random);
+        self.counters.evicted += evicted.evicted;
+        self.counters.expired += evicted.expired;
+        true
     }
 
     /// Visits at least `count` live keys from `position` on (or as many as there are), and gives the next position; 0 is
@@ -412,12 +553,11 @@ impl Store {
     pub fn expire_slice(&mut self, now: Millis) -> bool {
         while let Some(keyspace) = self.keyspaces.get_mut(self.expire_db) {
             if keyspace.table.volatile() > 0 {
-                let Keyspace { table, arena, outside_bytes, expirer, .. } = keyspace;
-                let expired = &mut self.counters.expired;
-                let more = expirer.slice(table, now, |table, place| {
-                    remove(table, arena, outside_bytes, place);
-                    *expired += 1;
-                });
+                let more = keyspace.expirer.slice(&mut keyspace.table, now);
+                let due = keyspace.expirer.take_due();
+                due.iter().for_each(|&place| keyspace.remove(place));
+                self.counters.expired += due.len() as u64;
+                keyspace.expirer.recycle(due);
                 self.expire_db += !more as usize;
                 return true;
             }

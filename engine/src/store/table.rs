@@ -176,9 +176,11 @@ struct Head {
     /// When it is worth while to look for expired entries here; `u64::MAX` is never.
     look_at: u64,
     /// How many high bits of the hash all entries here share.
-    depth: u32,
+    depth: u16,
     taken: u16,
     tombstones: u16,
+    /// The generation that the marks here are of ([`Table::begin_generation`]).
+    generation: u16,
 }
 
 /// Where an entry is: valid until the table changes.
@@ -210,6 +212,9 @@ pub struct Table {
     volatile: usize,
     /// The segment that merging looks at next.
     merge_at: usize,
+    generation: u16,
+    /// Segments whose marks are of the generation before.
+    stale: usize,
     /// Where the arena of the entries begins.
     base: u64,
 }
@@ -228,6 +233,8 @@ impl Table {
             len: 0,
             volatile: 0,
             merge_at: 0,
+            generation: 0,
+            stale: 0,
             base: 0,
         }
     }
@@ -361,6 +368,46 @@ impl Table {
         unsafe { &*(&raw const (*bucket.as_ptr()).marks[place.slot as usize]).cast::<Cell<u8>>() }
     }
 
+    /// Whether the mark at a place is of this generation: others say nothing.
+    #[inline(always)]
+    pub fn is_renewed(&self, place: Place) -> bool {
+        self.stale == 0 || self.heads[place.segment as usize].generation == self.generation
+    }
+
+    /// From now on marks mean something else: each segment's are given anew by [`Table::renew`].
+    pub fn begin_generation(&mut self) {
+        // Two generations at most are about at a time, so one bit of the number would do.
+        (0..self.heads.len()).for_each(|segment| self.renew(segment, |mark| mark));
+        self.generation = self.generation.wrapping_add(1);
+        self.stale = self.heads.len();
+    }
+
+    /// Whether any segment's marks are of an old generation.
+    pub fn is_stale(&self) -> bool {
+        self.stale > 0
+    }
+
+    /// Gives every entry of a segment a mark of this generation, unless they have one.
+    pub fn renew(&mut self, segment: usize, mut mark: impl FnMut(u8) -> u8) {
+        let head = &mut self.heads[segment];
+        if head.generation == self.generation {
+            return;
+        }
+        head.generation = self.generation;
+        self.stale -= 1;
+        for bucket in &mut self.segments[segment] {
+            for slot in (0..SLOTS_PER_BUCKET).filter(|&slot| bucket.tags[slot] > TOMBSTONE) {
+                bucket.marks[slot] = mark(bucket.marks[slot]);
+            }
+        }
+    }
+
+    /// The segment where a hash belongs, if it has old marks.
+    pub fn stale_segment(&self, hash: u64) -> Option<usize> {
+        let segment = self.segment_of(hash).filter(|_| self.stale > 0)? as usize;
+        (self.heads[segment].generation != self.generation).then_some(segment)
+    }
+
     /// Says whether the entry at a place just found has an expiry time, and which; 0 is none.
     pub fn set_expiry(&mut self, place: Place, expire_ms: u64) {
         let bucket = self.bucket_mut(place);
@@ -426,8 +473,8 @@ impl Table {
         unsafe { Entry::from_raw(address) }
     }
 
-    /// Adds an entry whose key is not in the table, with its mark and its expiry time (0 is none). `base` is where the
-    /// arena of all entries begins; `rehash` gives the hash of any entry's key.
+    /// Adds an entry whose key is not in the table, with its mark and its expiry time (0 is none); its segment has no old
+    /// marks. `base` is where the arena of all entries begins; `rehash` gives the hash of any entry's key.
     pub fn insert(
         &mut self,
         hash: u64,
@@ -439,7 +486,14 @@ impl Table {
     ) {
         if self.directory.is_empty() {
             self.base = base.as_ptr().addr() as u64;
-            self.add_segment(Head { first: 0, look_at: u64::MAX, depth: 0, taken: 0, tombstones: 0 });
+            self.add_segment(Head {
+                first: 0,
+                look_at: u64::MAX,
+                depth: 0,
+                taken: 0,
+                tombstones: 0,
+                generation: self.generation,
+            });
             self.directory.push(0);
             self.deepest = 1;
         }
@@ -520,7 +574,7 @@ impl Table {
     /// Names a segment wherever the directory has its hashes.
     fn enter_in_directory(&mut self, segment: u32) {
         let head = self.heads[segment as usize];
-        let run = 1usize << (self.depth - head.depth);
+        let run = 1usize << (self.depth - u32::from(head.depth));
         let start = self.index_of(head.first);
         self.directory[start..start + run].fill(segment);
         if let Some(Doubling { directory }) = &mut self.doubling {
@@ -531,7 +585,7 @@ impl Table {
 
     /// Splits a segment in two. False if the depth is exhausted.
     fn split(&mut self, segment: u32, rehash: &impl Fn(EntryRef) -> u64) -> bool {
-        let depth = self.heads[segment as usize].depth;
+        let depth = u32::from(self.heads[segment as usize].depth);
         if depth == DEPTH_MAX {
             return false;
         }
@@ -580,6 +634,9 @@ impl Table {
 
     /// Merges neighbours that are nearly empty: looks at up to `count` segments, merges one pair at most. True if it did.
     pub fn merge_slice(&mut self, count: usize, rehash: &impl Fn(EntryRef) -> u64) -> bool {
+        if self.stale > 0 {
+            return false;
+        }
         for _ in 0..count.min(self.heads.len()) {
             self.merge_at = (self.merge_at + 1) % self.heads.len();
             if (self.heads[self.merge_at].taken as usize) < MERGE_AT && self.merge(self.merge_at as u32, rehash) {
@@ -602,7 +659,7 @@ impl Table {
             return false;
         }
         let (stays, goes) = if head.taken < other_head.taken { (other, segment) } else { (segment, other) };
-        self.deepest -= if head.depth == self.depth { 2 } else { 0 };
+        self.deepest -= if u32::from(head.depth) == self.depth { 2 } else { 0 };
         let merged = &mut self.heads[stays as usize];
         merged.depth -= 1;
         merged.first &= !bit;
@@ -654,7 +711,7 @@ impl Table {
                 visit(entry);
             });
             // The next segment begins where this one's range of prefixes ends.
-            let width = 1u64 << (DEPTH_MAX - self.heads[segment as usize].depth);
+            let width = 1u64 << (DEPTH_MAX - u32::from(self.heads[segment as usize].depth));
             prefix = (prefix & !(width - 1)) + width;
             if prefix == 1 << DEPTH_MAX {
                 prefix = 0;
@@ -688,20 +745,36 @@ impl Table {
         }
     }
 
-    /// Goes through the slots of up to `buckets` buckets from a hand's position on, segment after segment in storage
-    /// order, and gives the next position; 0 once all were seen. What merges meanwhile may be seen twice or not at all.
-    pub fn sweep(&self, hand: usize, buckets: usize, mut visit: impl FnMut(Place, u8, bool)) -> usize {
-        let all = self.heads.len() * BUCKETS;
-        let end = (hand + buckets).min(all);
-        for at in hand..end {
+    /// Goes through the slots of buckets from a hand's position on, in storage order, until the visitor says so or
+    /// `buckets` are done, and gives the next position; it is [`Table::buckets`] or more once all were seen. With
+    /// `volatile_only`, segments where nothing expires are passed over. What merges meanwhile may be seen twice or not.
+    pub fn sweep(
+        &self,
+        hand: usize,
+        buckets: usize,
+        volatile_only: bool,
+        mut visit: impl FnMut(Place, u8, bool) -> bool,
+    ) -> usize {
+        let (mut at, mut left) = (hand, buckets);
+        while at < self.buckets() && left > 0 {
             let (segment, index) = ((at / BUCKETS) as u32, at % BUCKETS);
+            left -= 1;
+            if volatile_only && self.heads[segment as usize].look_at == u64::MAX {
+                at += BUCKETS - index;
+                continue;
+            }
+            at += 1;
             let bucket = self.bucket(segment, index);
+            let mut enough = false;
             for slot in bucket.taken() {
                 let place = Place { segment, bucket: index as u16, slot: slot as u16 };
-                visit(place, bucket.marks[slot], bucket.is_volatile(slot));
+                enough |= visit(place, bucket.marks[slot], bucket.is_volatile(slot));
+            }
+            if enough {
+                break;
             }
         }
-        if end >= all { 0 } else { end }
+        at
     }
 
     /// Buckets there are: what a hand goes through.

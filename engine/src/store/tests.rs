@@ -108,7 +108,7 @@ fn what_stays_when_most_goes_is_moved_together() {
     for i in (0..60_000).filter(|i| i % 10 != 0) {
         assert!(store.remove(store.key(0, name(i).as_bytes()), NOW));
     }
-    while store.compact_slice() {}
+    while store.compact_slice(NOW) {}
     let left = store.memory_bytes();
     assert!(left < full / 2, "{full} bytes of which {left} are left");
     for i in (0..60_000).filter(|i| i % 10 == 0) {
@@ -208,7 +208,7 @@ proptest! {
                 Step::Wait(ms) => now.0 += ms,
                 Step::Reap => store.reap(now),
                 Step::ExpireSlice => { store.expire_slice(now); }
-                Step::CompactSlice => { store.compact_slice(); }
+                Step::CompactSlice => { store.compact_slice(NOW); }
                 Step::Clear => {
                     store.clear(0);
                     store.free_slice();
