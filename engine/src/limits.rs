@@ -61,6 +61,25 @@ pub const COMPACT_SLICE_BYTES: usize = 96 << 10;
 pub const GARBAGE_TABLES_MAX: usize = 64;
 /// Keys that one slice of KEYS looks at.
 pub const KEYS_SLICE_ENTRIES: usize = 1000;
+/// Keys that one slice of eviction takes, random tries to find each, and keys looked at one after another if none is found.
+pub const EVICT_SLICE_KEYS: usize = 4;
+pub const EVICT_TRIES: usize = 16;
+pub const EVICT_SCAN_ENTRIES: usize = 100;
+/// Slices of eviction for one write, and of one turn: 50 to 100 µs of work.
+pub const EVICT_SLICES: usize = 32;
+/// Smallest lease on `maxmemory` that a shard asks for while it fills, and the largest part of it.
+pub const LEASE_BYTES_MIN: u64 = 1 << 20;
+pub const LEASE_PART: u64 = 256;
+/// Leases are asked for and given back in pieces that are not smaller, if there are as many.
+pub const LEASE_GRAIN_BYTES: u64 = 64 << 10;
+/// By how many leases, and by which part of `maxmemory`, shards below their share may pass it together while those above
+/// theirs make room.
+pub const OVERDRAFT_LEASES: u64 = 4;
+pub const OVERDRAFT_PART: u64 = 16;
+/// Bytes that a write takes beyond its arguments: an entry's header, its slot in the table, what rounding costs.
+pub const WRITE_OVERHEAD_BYTES: u64 = 64;
+/// A `maxmemory` below this for each shard deserves a warning.
+pub const SHARD_BYTES_MIN: u64 = 1 << 20;
 /// Most keys that one page of SCAN looks at, whatever its COUNT says: COUNT is a hint.
 pub const SCAN_PAGE_ENTRIES_MAX: usize = 10_000;
 /// Tries of RANDOMKEY to meet a key that has not expired.

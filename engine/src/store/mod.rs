@@ -8,6 +8,7 @@
 
 mod arena;
 mod entry;
+pub mod eviction;
 mod table;
 
 use std::cell::{Cell, RefCell};
@@ -18,6 +19,7 @@ use ahash::RandomState;
 use arena::Arena;
 use entry::Entry;
 pub use entry::{EntryRef, NewValue, Value};
+pub use eviction::Policy;
 use table::{Place, Table};
 
 use crate::id::Millis;
@@ -58,8 +60,12 @@ struct Keyspace {
     expiring: usize,
     /// Where its entries lie.
     arena: Arena,
+    /// Bytes of the slots that its entries take.
+    slot_bytes: usize,
     /// Bytes that entries own outside the arena.
     outside_bytes: usize,
+    /// Where the next look for a key to evict begins, when chance does not find one.
+    evict_position: u64,
     /// Where the next expiry slice looks.
     expire_position: u64,
 }
@@ -71,9 +77,30 @@ pub struct StoreCounters {
     pub changes: u64,
     /// Keys removed because their time had come.
     pub expired: u64,
+    /// Keys removed because memory was short.
+    pub evicted: u64,
     /// Reads that found their key, and reads that did not.
     pub hits: u64,
     pub misses: u64,
+}
+
+/// Bytes of one shard's data by what they are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreMemory {
+    /// Slots of entries: keys, values up to 16 KiB, headers, what rounding costs.
+    pub slots: usize,
+    /// Values that are longer.
+    pub outside: usize,
+    pub tables: usize,
+    /// Free slots, and free pages that were not given back: taken from the system and not used.
+    pub slack: usize,
+}
+
+impl StoreMemory {
+    /// What is in use: this is what `maxmemory` is about.
+    pub fn used(self) -> usize {
+        self.slots + self.outside + self.tables
+    }
 }
 
 /// The data of one shard.
@@ -169,6 +196,7 @@ impl Store {
         let entry = keyspace.table.remove(place);
         keyspace.expiring -= (entry.as_ref().expire_ms() != 0) as usize;
         keyspace.outside_bytes -= entry.as_ref().outside_bytes();
+        keyspace.slot_bytes -= slot_bytes(entry.as_ref());
         entry.free(&mut keyspace.arena);
     }
 
@@ -192,10 +220,12 @@ impl Store {
                 return (entry.as_ref().outside_bytes(), None);
             }
             let moved = Entry::new(&mut keyspace.arena, key.bytes, value, expire);
+            keyspace.slot_bytes += slot_bytes(moved.as_ref());
             (moved.as_ref().outside_bytes(), Some(moved))
         });
         keyspace.outside_bytes = keyspace.outside_bytes + new_bytes - old_bytes;
         if let Some(old) = old {
+            keyspace.slot_bytes -= slot_bytes(old.as_ref());
             old.free(&mut keyspace.arena);
         }
         keyspace.expiring = keyspace.expiring + (expire != 0) as usize - (old_expire != 0) as usize;
@@ -209,6 +239,7 @@ impl Store {
         let keyspace = &mut self.keyspaces[key.db as usize];
         let entry = Entry::new(&mut keyspace.arena, key.bytes, value, expire);
         keyspace.outside_bytes += entry.as_ref().outside_bytes();
+        keyspace.slot_bytes += slot_bytes(entry.as_ref());
         keyspace.expiring += (expire != 0) as usize;
         let hasher = &self.hasher;
         keyspace.table.insert(key.hash, entry, &|entry: EntryRef| hash_of(hasher, entry.key()));
@@ -237,10 +268,12 @@ impl Store {
         let (old_expire, old_bytes) = (entry.expire_ms(), entry.outside_bytes());
         let (new_bytes, old) = keyspace.table.change(place, |entry| {
             let moved = entry.set_expire_ms(&mut keyspace.arena, expire);
+            keyspace.slot_bytes += moved.as_ref().map_or(0, |moved| slot_bytes(moved.as_ref()));
             (moved.as_ref().unwrap_or(entry).as_ref().outside_bytes(), moved)
         });
         keyspace.outside_bytes = keyspace.outside_bytes + new_bytes - old_bytes;
         if let Some(old) = old {
+            keyspace.slot_bytes -= slot_bytes(old.as_ref());
             old.free(&mut keyspace.arena);
         }
         keyspace.expiring = keyspace.expiring + (expire != 0) as usize - (old_expire != 0) as usize;
@@ -267,11 +300,13 @@ impl Store {
         let old_bytes = keyspace.table.entry(place).outside_bytes();
         let ((len, new_bytes), old) = keyspace.table.change(place, |entry| {
             let moved = entry.write_at(&mut keyspace.arena, offset, bytes);
+            keyspace.slot_bytes += moved.as_ref().map_or(0, |moved| slot_bytes(moved.as_ref()));
             let now = moved.as_ref().unwrap_or(entry).as_ref();
             ((now.value().bytes().len(), now.outside_bytes()), moved)
         });
         keyspace.outside_bytes = keyspace.outside_bytes + new_bytes - old_bytes;
         if let Some(old) = old {
+            keyspace.slot_bytes -= slot_bytes(old.as_ref());
             old.free(&mut keyspace.arena);
         }
         len
@@ -299,6 +334,29 @@ impl Store {
         self.keyspaces.iter().map(held).sum()
     }
 
+    /// Bytes of entries and tables, what waits to be freed not included.
+    pub fn memory(&self) -> StoreMemory {
+        let mut sum = StoreMemory::default();
+        // Most databases are never used.
+        for keyspace in self.keyspaces.iter().filter(|keyspace| keyspace.table.segments() > 0) {
+            sum.slots += keyspace.slot_bytes;
+            sum.outside += keyspace.outside_bytes;
+            sum.tables += keyspace.table.memory_bytes();
+            sum.slack += keyspace.arena.held_bytes().saturating_sub(keyspace.slot_bytes);
+        }
+        sum
+    }
+
+    /// Bytes of a database's table.
+    pub fn table_bytes(&self, db: u8) -> usize {
+        self.keyspaces[db as usize].table.memory_bytes()
+    }
+
+    /// Keys of flushed databases that wait to be freed.
+    pub fn pending_free(&self) -> usize {
+        self.garbage.iter().map(|(table, _)| table.len()).sum()
+    }
+
     /// Counts since the start.
     pub fn counters(&self) -> StoreCounters {
         StoreCounters { hits: self.hits.get(), misses: self.misses.get(), ..self.counters }
@@ -307,6 +365,7 @@ impl Store {
     /// CONFIG RESETSTAT: everything counted but the changes goes back to zero.
     pub fn reset_counters(&mut self) {
         self.counters.expired = 0;
+        self.counters.evicted = 0;
         self.hits.set(0);
         self.misses.set(0);
     }
@@ -422,6 +481,68 @@ impl Store {
         }
         more
     }
+
+    /// Whether any key may be evicted under a policy.
+    pub fn has_evictable(&self, policy: Policy) -> bool {
+        self.keyspaces.iter().any(|keyspace| is_evictable_among(policy, keyspace))
+    }
+
+    /// Evicts a few keys, each one that the random numbers choose among those that the policy is about, whatever order it
+    /// would have: at most 10 µs of work. False if there is nothing to evict.
+    pub fn evict_slice(&mut self, policy: Policy, now: Millis, random: &mut dyn FnMut() -> u64) -> bool {
+        let volatile_only = policy.volatile_only();
+        let candidate = |entry: EntryRef| !volatile_only || entry.expire_ms() != 0;
+        for _ in 0..limits::EVICT_SLICE_KEYS {
+            let Some(db) = self.choose_keyspace(policy, random()) else { return false };
+            let Keyspace { table, evict_position, .. } = &mut self.keyspaces[db as usize];
+            let hasher = &self.hasher;
+            let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
+            let tries = (0..limits::EVICT_TRIES).filter_map(|_| table.sample(random()));
+            let mut found = tries.into_iter().find(|&entry| candidate(entry)).map(rehash);
+            if found.is_none() {
+                // They are few: one after another, each slice where the one before ended.
+                let position = table.scan(*evict_position, limits::EVICT_SCAN_ENTRIES, &rehash, |entry| {
+                    if candidate(entry) {
+                        found = Some(rehash(entry));
+                    }
+                });
+                *evict_position = position.unwrap_or(0);
+            }
+            let Some(hash) = found else { return true };
+            let place = self.keyspaces[db as usize].table.find_by(hash, candidate).expect("just seen");
+            let expired = is_expired(self.keyspaces[db as usize].table.entry(place), now);
+            self.remove_at(db, place);
+            self.counters.evicted += !expired as u64;
+            self.counters.expired += expired as u64;
+        }
+        true
+    }
+
+    /// A database with keys that a policy may evict, each with the chance of its share of them.
+    fn choose_keyspace(&self, policy: Policy, random: u64) -> Option<u8> {
+        let evictable = |keyspace: &Keyspace| match policy.volatile_only() {
+            true => keyspace.expiring as u64,
+            false => keyspace.table.len() as u64,
+        };
+        let total: u64 = self.keyspaces.iter().map(evictable).sum();
+        let mut ticket = random.checked_rem(total)?;
+        let chosen = self.keyspaces.iter().position(|keyspace| {
+            let hit = ticket < evictable(keyspace);
+            ticket = ticket.wrapping_sub(evictable(keyspace));
+            hit
+        });
+        chosen.map(|db| db as u8)
+    }
+}
+
+fn is_evictable_among(policy: Policy, keyspace: &Keyspace) -> bool {
+    policy.evicts() && if policy.volatile_only() { keyspace.expiring > 0 } else { keyspace.table.len() > 0 }
+}
+
+/// Bytes of an entry's slot.
+#[inline]
+fn slot_bytes(entry: EntryRef<'_>) -> usize {
+    entry.memory_bytes() - entry.outside_bytes()
 }
 
 /// The bytes alone: `hash_one` would mix in the length, which ahash does anyway.
