@@ -19,6 +19,7 @@ use signal_hook::iterator::Signals;
 use thiserror::Error;
 use torc_engine::config::{Config, Wakeup};
 use torc_engine::id::{Millis, ShardId};
+use torc_engine::limits::SHARD_BYTES_MIN;
 use torc_engine::shard::Shard;
 use tracing::{info, warn};
 

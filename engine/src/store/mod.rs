@@ -482,11 +482,6 @@ impl Store {
         more
     }
 
-    /// Whether any key may be evicted under a policy.
-    pub fn has_evictable(&self, policy: Policy) -> bool {
-        self.keyspaces.iter().any(|keyspace| is_evictable_among(policy, keyspace))
-    }
-
     /// Evicts a few keys, each one that the random numbers choose among those that the policy is about, whatever order it
     /// would have: at most 10 µs of work. False if there is nothing to evict.
     pub fn evict_slice(&mut self, policy: Policy, now: Millis, random: &mut dyn FnMut() -> u64) -> bool {
@@ -520,9 +515,10 @@ impl Store {
 
     /// A database with keys that a policy may evict, each with the chance of its share of them.
     fn choose_keyspace(&self, policy: Policy, random: u64) -> Option<u8> {
-        let evictable = |keyspace: &Keyspace| match policy.volatile_only() {
-            true => keyspace.expiring as u64,
-            false => keyspace.table.len() as u64,
+        let evictable = |keyspace: &Keyspace| match policy {
+            Policy::NoEviction => 0,
+            _ if policy.volatile_only() => keyspace.expiring as u64,
+            _ => keyspace.table.len() as u64,
         };
         let total: u64 = self.keyspaces.iter().map(evictable).sum();
         let mut ticket = random.checked_rem(total)?;
@@ -533,10 +529,6 @@ impl Store {
         });
         chosen.map(|db| db as u8)
     }
-}
-
-fn is_evictable_among(policy: Policy, keyspace: &Keyspace) -> bool {
-    policy.evicts() && if policy.volatile_only() { keyspace.expiring > 0 } else { keyspace.table.len() > 0 }
 }
 
 /// Bytes of an entry's slot.
