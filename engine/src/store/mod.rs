@@ -483,7 +483,7 @@ impl Store {
     }
 
     /// Evicts a few keys, each one that the random numbers choose among those that the policy is about, whatever order it
-    /// would have: at most 10 µs of work. False if there is nothing to evict.
+    /// would have: a few µs of work. False if there is nothing to evict.
     pub fn evict_slice(&mut self, policy: Policy, now: Millis, random: &mut dyn FnMut() -> u64) -> bool {
         let volatile_only = policy.volatile_only();
         let candidate = |entry: EntryRef| !volatile_only || entry.expire_ms() != 0;
@@ -492,9 +492,10 @@ impl Store {
             let Keyspace { table, evict_position, .. } = &mut self.keyspaces[db as usize];
             let hasher = &self.hasher;
             let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
-            let tries = (0..limits::EVICT_TRIES).filter_map(|_| table.sample(random()));
-            let mut found = tries.into_iter().find(|&entry| candidate(entry)).map(rehash);
-            if found.is_none() {
+            let mut tries = (0..limits::EVICT_TRIES).filter_map(|_| table.sample(random()));
+            let mut found = tries.find(|&entry| candidate(entry)).map(rehash);
+            let by_chance = found.is_some();
+            if !by_chance {
                 // They are few: one after another, each slice where the one before ended.
                 let position = table.scan(*evict_position, limits::EVICT_SCAN_ENTRIES, &rehash, |entry| {
                     if candidate(entry) {
@@ -509,6 +510,9 @@ impl Store {
             self.remove_at(db, place);
             self.counters.evicted += !expired as u64;
             self.counters.expired += expired as u64;
+            if !by_chance {
+                break;
+            }
         }
         true
     }
