@@ -225,10 +225,8 @@ pub(super) fn write_stats(source: &Source<'_>, reply: &mut ReplyWriter<'_>) {
         reply.bulk(format!("db.{db}").as_bytes());
         reply.map(2);
         // Expiry times lie with the keys, there is no table of them.
-        let tables = [
-            ("overhead.hashtable.main", Bytes(database.table_bytes)),
-            ("overhead.hashtable.expires", Bytes(0)),
-        ];
+        let tables =
+            [("overhead.hashtable.main", Bytes(database.table_bytes)), ("overhead.hashtable.expires", Bytes(0))];
         write_fields(reply, &tables);
     }
     write_fields(reply, &after);
@@ -337,7 +335,9 @@ pub(super) fn diagnosis(source: &Source<'_>) -> String {
     if let Some((shard, stats)) = heaviest
         && source.shards.len() > 1
         && stats.used_bytes() > NOTABLE_BYTES
-        && stats.used_bytes() / 2 > used / source.shards.len() as u64
+        && stats.used_bytes() > used / 2
+        // Half as much again as its share: of two shards, three quarters.
+        && stats.used_bytes() / 3 > used / (2 * source.shards.len() as u64)
     {
         lines.push(format!(
             "Shard {shard} of {} holds {} of the {} used. Big values or many keys under one hash tag lie there, and its core \

@@ -32,15 +32,13 @@ const fn row(name: &'static str, arity: i32, handler: Handler, since: &'static s
     }
 }
 
-pub(super) const ROWS: &[Row] = &[
-    Row {
-        summary: "A container for object introspection commands.",
-        complexity: "Depends on subcommand.",
-        route: Route::Container,
-        subcommands: OBJECT,
-        ..row("object", -2, Handler::None, "2.2.3")
-    },
-];
+pub(super) const ROWS: &[Row] = &[Row {
+    summary: "A container for object introspection commands.",
+    complexity: "Depends on subcommand.",
+    route: Route::Container,
+    subcommands: OBJECT,
+    ..row("object", -2, Handler::None, "2.2.3")
+}];
 
 const OBJECT: &[Row] = &[
     Row {

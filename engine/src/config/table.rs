@@ -5,8 +5,8 @@ use super::Kind::*;
 use super::Shown::{ByName, InFilesOnly};
 use super::State::{Applied, Include, OnlyOff, WithoutEffect};
 use super::{
-    Change, ClientBound, Cores, Kind, LogLevel, OutputLimits, QUERY_BUFFER_BYTES_CEILING, Row, Shown,
-    State, Value, Wakeup,
+    Change, ClientBound, Cores, Kind, LogLevel, OutputLimits, QUERY_BUFFER_BYTES_CEILING, Row, Shown, State, Value,
+    Wakeup,
 };
 use crate::store::Policy;
 

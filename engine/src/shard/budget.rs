@@ -25,7 +25,9 @@ use crate::machine::Machine;
 /// What one shard has of `maxmemory`.
 #[derive(Debug)]
 pub(super) struct Budget {
-    /// Bytes that writes may still bring before anything is looked at. Far from zero if there is no budget.
+    /// There is a budget, or it is not known yet.
+    bounded: bool,
+    /// Bytes that writes may still bring before anything is looked at.
     headroom: i64,
     /// What it was when the store was last looked at.
     headroom_seen: i64,
@@ -39,12 +41,11 @@ pub(super) struct Budget {
     buffer_bytes: u64,
 }
 
-const UNBOUNDED: i64 = i64::MAX;
-
 impl Budget {
     /// Nothing leased; the first write looks at what the budget is.
     pub fn new() -> Budget {
         Budget {
+            bounded: true,
             headroom: 0,
             headroom_seen: 0,
             lease: 0,
@@ -56,8 +57,8 @@ impl Budget {
 
     /// Makes the next write, and the end of the turn, look at everything anew.
     pub fn look_again(&mut self) {
-        self.headroom = -1;
-        self.headroom_seen = UNBOUNDED;
+        self.bounded = true;
+        (self.headroom, self.headroom_seen) = (-1, 0);
     }
 
     /// Whether evicting goes on without any event.
@@ -74,6 +75,7 @@ impl Budget {
         self.exceeded_since.map_or(0, |since| now.0.saturating_sub(since.0))
     }
 
+    /// Notes what writes may bring, at the end of a look at everything.
     fn set_headroom(&mut self, bytes: i64) {
         (self.headroom, self.headroom_seen) = (bytes, bytes);
     }
@@ -94,10 +96,10 @@ impl Core {
     #[inline(always)]
     pub(super) fn admit(&mut self, call: &Call<'_>, machine: &mut dyn Machine) -> Result<(), Error> {
         let flags = call.command.gate().flags;
-        if flags & flag::DENYOOM == 0 {
+        if flags & flag::DENYOOM == 0 || !self.budget.bounded {
             return Ok(());
         }
-        let brought = call.args().iter_from(1).map(<[u8]>::len).sum::<usize>() as u64 + limits::WRITE_OVERHEAD_BYTES;
+        let brought = call.args().bytes_from(1) as u64 + limits::WRITE_OVERHEAD_BYTES;
         self.budget.headroom -= brought as i64;
         if self.budget.headroom < 0 || flags & flag::GROWS != 0 {
             return self.make_room(call, brought, machine);
@@ -109,7 +111,7 @@ impl Core {
     #[cold]
     fn make_room(&mut self, call: &Call<'_>, brought: u64, machine: &mut dyn Machine) -> Result<(), Error> {
         if self.config.maxmemory == 0 {
-            self.be_unbounded(machine);
+            self.be_unbounded(machine, call.now);
             return Ok(());
         }
         let before = self.used_bytes();
@@ -170,22 +172,24 @@ impl Core {
         self.config.maxmemory / self.shards as u64
     }
 
-    fn be_unbounded(&mut self, machine: &mut dyn Machine) {
+    fn be_unbounded(&mut self, machine: &mut dyn Machine, now: Millis) {
+        self.note_exceeded(false, now);
         if self.budget.lease > 0 {
             machine.give_back(std::mem::take(&mut self.budget.lease));
         }
         self.budget.in_debt = false;
-        self.budget.set_headroom(UNBOUNDED);
+        self.budget.bounded = false;
+        self.budget.set_headroom(0);
     }
 
     /// Brings lease and headroom in line with what is used, pays debts, and gives back what others should have.
     fn balance(&mut self, machine: &mut dyn Machine, now: Millis, tick: Option<Tick>) {
         let maxmemory = self.config.maxmemory;
-        let used = self.used_bytes();
-        self.note_exceeded(maxmemory > 0 && used > self.budget.lease, now);
         if maxmemory == 0 {
-            return self.be_unbounded(machine);
+            return self.be_unbounded(machine, now);
         }
+        let used = self.used_bytes();
+        self.note_exceeded(used > self.budget.lease, now);
         let grain = match tick {
             Some(Tick::Quiet) => limits::LEASE_GRAIN_BYTES,
             _ => chunk_bytes(maxmemory),
@@ -236,8 +240,7 @@ impl Shard {
         let core = &mut self.core;
         core.budget.buffer_bytes = self.buffer_bytes;
         let budget = &core.budget;
-        let bounded = core.config.maxmemory > 0 || budget.lease > 0 || budget.exceeded_since.is_some();
-        if bounded && (tick.is_some() || budget.in_debt || budget.headroom != budget.headroom_seen) {
+        if budget.bounded && (tick.is_some() || budget.in_debt || budget.headroom != budget.headroom_seen) {
             core.balance(machine, now, tick);
         }
         if tick.is_some() {

@@ -71,7 +71,8 @@ impl Shard {
         if ticked || self.timers.compacting {
             self.timers.compacting = self.core.store.compact_slice();
         }
-        ticked.then(|| if self.timers.quiet { Tick::Quiet } else { Tick::Busy })
+        let tick = if self.timers.quiet { Tick::Quiet } else { Tick::Busy };
+        ticked.then_some(tick)
     }
 
     /// What happened to the store since the start that may leave something to tidy up.
