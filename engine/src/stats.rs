@@ -78,6 +78,8 @@ counters! {
     table_bytes,
     /// Bytes taken from the system for entries and not used now (a gauge).
     slack_bytes,
+    /// Bytes of buffers kept for reuse by clients and frames now (a gauge).
+    spare_buffer_bytes,
     /// Bytes leased of maxmemory now (a gauge).
     leased_bytes,
     /// Keys of flushed databases that wait to be freed now (a gauge).

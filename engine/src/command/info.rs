@@ -288,11 +288,13 @@ fn torc(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
     let counters = &source.stats.counters;
     write!(
         text,
-        "# Torc\r\ntorc_shards:{}\r\ntorc_forwarded_requests:{}\r\ntorc_turns:{}\r\ntorc_linear_commands:{}\r\n",
+        "# Torc\r\ntorc_shards:{}\r\ntorc_forwarded_requests:{}\r\ntorc_turns:{}\r\ntorc_linear_commands:{}\r\n\
+         torc_spare_buffer_bytes:{}\r\n",
         source.facts.clients.len(),
         counters.torc_forwarded_requests,
         counters.torc_turns,
         counters.torc_linear_commands,
+        counters.spare_buffer_bytes,
     )?;
     for (shard, clients) in source.facts.clients.iter().enumerate() {
         write!(text, "torc_shard{shard}_clients:{clients}\r\n")?;

@@ -105,7 +105,7 @@ pub(super) struct Figures {
     pub overhead: u64,
     /// Of `used`: keys and values.
     pub dataset: u64,
-    /// `used`, and what is kept for entries beside.
+    /// `used`, and what is kept beside: free slots and pages, buffers for reuse.
     pub active: u64,
 }
 
@@ -120,7 +120,7 @@ impl Figures {
             rss: source.facts.rss_bytes,
             overhead,
             dataset: used - overhead,
-            active: used + counters.slack_bytes,
+            active: used + counters.slack_bytes + counters.spare_buffer_bytes,
         }
     }
 
@@ -239,12 +239,14 @@ pub(super) fn allocations(source: &Source<'_>) -> String {
         let counters = &stats.counters;
         writeln!(
             text,
-            "shard {shard}: {} in slots, {} free in the arenas, {} in values over 16K, {} in tables, {} in client buffers",
+            "shard {shard}: {} in slots, {} free in the arenas, {} in values over 16K, {} in tables, {} in client \
+             buffers, {} in buffers kept for reuse",
             human(counters.slot_bytes),
             human(counters.slack_bytes),
             human(counters.outside_bytes),
             human(counters.table_bytes),
             human(counters.client_buffer_bytes),
+            human(counters.spare_buffer_bytes),
         )
         .expect("writing to a String does not fail");
     }
@@ -256,6 +258,8 @@ const MIB: u64 = 1 << 20;
 const DIAGNOSIS_BYTES_MIN: u64 = 5 * MIB;
 /// Differences below this are nobody's trouble.
 const NOTABLE_BYTES: u64 = 10 * MIB;
+/// What each shard may have resident beside what is accounted for: the program, buffers that sockets are read into.
+const RESIDENT_BESIDE_BYTES: u64 = 32 * MIB;
 /// Bytes of buffers per client from which on they are called big, as in Redis.
 const BIG_CLIENT_BYTES: u64 = 200 << 10;
 
@@ -315,7 +319,7 @@ pub(super) fn diagnosis(source: &Source<'_>) -> String {
             human(counters.slack_bytes)
         ));
     }
-    if rss > active + NOTABLE_BYTES && rss > active / 10 * 14 {
+    if rss > active + RESIDENT_BESIDE_BYTES * source.shards.len() as u64 && rss > active / 10 * 14 {
         lines.push(format!(
             "Resident memory ({}) is far above what keys and clients account for ({}): what was flushed and is not freed \
              yet, or fragmentation outside the arenas.",

@@ -352,6 +352,7 @@ impl Shard {
         counters.outside_bytes = memory.outside as u64;
         counters.table_bytes = memory.tables as u64;
         counters.slack_bytes = memory.slack as u64;
+        counters.spare_buffer_bytes = (self.pool.held_bytes() + self.links.spare_bytes()) as u64;
         counters.leased_bytes = core.budget.lease();
         counters.pending_free = core.store.pending_free() as u64;
         counters.client_buffer_bytes = self.buffer_bytes;
