@@ -54,8 +54,9 @@ pub const EXPIRE_SLICE_ENTRIES: usize = 256;
 pub const EXPIRE_SLICE_SEGMENTS: usize = 2048;
 /// Slices of active expiry in one tick (1/hz seconds).
 pub const EXPIRE_SLICES_PER_TICK: usize = 512;
-/// Buckets of the table that one slice of eviction looks at.
+/// Buckets of the table that one slice of eviction looks at, and samples that it takes where there is no order of all keys.
 pub const EVICT_SLICE_BUCKETS: usize = 256;
+pub const EVICT_SLICE_SAMPLES: usize = 4;
 /// Buckets whose marks one slice tidies, and segments whose marks it gives anew when the policy has changed.
 pub const TIDY_SLICE_BUCKETS: usize = 1024;
 pub const RENEW_SLICE_SEGMENTS: usize = 8;
@@ -71,6 +72,21 @@ pub const COMPACT_SLICE_BYTES: usize = 96 << 10;
 pub const GARBAGE_TABLES_MAX: usize = 64;
 /// Keys that one slice of KEYS looks at.
 pub const KEYS_SLICE_ENTRIES: usize = 1000;
+/// Slices of eviction for one write, and of one turn: 50 to 100 µs of work.
+pub const EVICT_SLICES: usize = 32;
+/// Smallest lease on `maxmemory` that a shard asks for while it fills, and the largest part of it.
+pub const LEASE_BYTES_MIN: u64 = 1 << 20;
+pub const LEASE_PART: u64 = 256;
+/// Leases are asked for and given back in pieces that are not smaller, if there are as many.
+pub const LEASE_GRAIN_BYTES: u64 = 64 << 10;
+/// By how many leases, and by which part of `maxmemory`, shards below their share may pass it together while those above
+/// theirs make room.
+pub const OVERDRAFT_LEASES: u64 = 4;
+pub const OVERDRAFT_PART: u64 = 16;
+/// Bytes that a write takes beyond its arguments: an entry's header, its slot in the table, what rounding costs.
+pub const WRITE_OVERHEAD_BYTES: u64 = 64;
+/// A `maxmemory` below this for each shard deserves a warning.
+pub const SHARD_BYTES_MIN: u64 = 1 << 20;
 /// Most keys that one page of SCAN looks at, whatever its COUNT says: COUNT is a hint.
 pub const SCAN_PAGE_ENTRIES_MAX: usize = 10_000;
 /// Tries of RANDOMKEY to meet a key that has not expired.

@@ -1,12 +1,23 @@
 //! What a shard may ask of the machine while it executes. The runtime answers from the kernel, the simulator from its
 //! seed; the engine itself reads no clock, file or environment.
 
+use crate::id::ShardId;
+
 /// The machine as a shard sees it.
 pub trait Machine {
     /// Monotonic nanoseconds: a stopwatch for sampled command durations. Virtual in the simulator.
     fn ticks(&mut self) -> u64;
     /// Microseconds since the Unix epoch, for `TIME`.
     fn wall_micros(&mut self) -> u64;
+    /// Leases up to `bytes` of the process's memory to the shard, as many as keep all leases together at `ceiling` bytes
+    /// at most. Returns how many; never waits.
+    fn lease(&mut self, bytes: u64, ceiling: u64) -> u64;
+    /// Takes back leased bytes.
+    fn give_back(&mut self, bytes: u64);
+    /// Bytes leased to all shards together.
+    fn leased(&mut self) -> u64;
+    /// Notes how much of the process's memory a shard uses, for the peak of all of them together.
+    fn publish_used(&mut self, shard: ShardId, bytes: u64);
     /// What `INFO` says about the process and its host. May read files: called for `INFO` only.
     fn facts(&mut self) -> MachineFacts;
 }
@@ -23,6 +34,8 @@ pub struct MachineFacts {
     pub run_id: String,
     /// Resident set size, bytes.
     pub rss_bytes: u64,
+    /// The most that all shards together ever published as used, bytes.
+    pub used_peak_bytes: u64,
     /// Memory of the host, bytes.
     pub system_memory_bytes: u64,
     /// CPU time of the whole process, microseconds.

@@ -62,10 +62,28 @@ counters! {
     changes,
     /// Clients connected now (a gauge).
     connected_clients,
+    /// Keys removed because memory was short.
+    evicted_keys,
+    /// Milliseconds for which a shard used more than it had of maxmemory; what goes on now not included.
+    eviction_exceeded_ms,
+    /// The same of what goes on now (a gauge).
+    eviction_exceeded_now_ms,
     /// Bytes of client buffers now (a gauge).
     client_buffer_bytes,
-    /// Bytes of keys, values and tables now (a gauge).
-    dataset_bytes,
+    /// Bytes of the slots of entries: keys, and values up to 16 KiB, now (a gauge).
+    slot_bytes,
+    /// Bytes of longer values now (a gauge).
+    outside_bytes,
+    /// Bytes of tables now (a gauge).
+    table_bytes,
+    /// Bytes taken from the system for entries and not used now (a gauge).
+    slack_bytes,
+    /// Bytes of buffers kept for reuse by clients and frames now (a gauge).
+    spare_buffer_bytes,
+    /// Bytes leased of maxmemory now (a gauge).
+    leased_bytes,
+    /// Keys of flushed databases that wait to be freed now (a gauge).
+    pending_free,
 }
 
 /// Counts of one command.
@@ -86,6 +104,8 @@ pub struct CommandCounters {
 pub struct DatabaseCounters {
     pub keys: u64,
     pub expiring: u64,
+    /// Bytes of the table.
+    pub table_bytes: u64,
 }
 
 /// Everything a shard counts.
@@ -106,10 +126,16 @@ impl Stats {
         }
     }
 
+    /// Bytes of this shard that `maxmemory` is about.
+    pub fn used_bytes(&self) -> u64 {
+        let counters = &self.counters;
+        counters.slot_bytes + counters.outside_bytes + counters.table_bytes + counters.client_buffer_bytes
+    }
+
     /// The counters as bytes, for the shard that collects them: all integers little-endian, databases last.
     pub fn encode(&self) -> Vec<u8> {
         let commands = self.commands.iter().flat_map(|c| [c.calls, c.failed, c.rejected, c.timed, c.timed_ns]);
-        let databases = self.databases.iter().flat_map(|d| [d.keys, d.expiring]);
+        let databases = self.databases.iter().flat_map(|d| [d.keys, d.expiring, d.table_bytes]);
         let all = self.counters.to_array().into_iter().chain(commands).chain(databases);
         all.flat_map(u64::to_le_bytes).collect()
     }
@@ -127,18 +153,18 @@ impl Stats {
             command.timed_ns += next();
         }
         let databases = bytes.len() / 8 - Counters::LEN - self.commands.len() * 5;
-        self.databases.resize(self.databases.len().max(databases / 2), DatabaseCounters::default());
+        self.databases.resize(self.databases.len().max(databases / 3), DatabaseCounters::default());
         for database in &mut self.databases {
             database.keys += next();
             database.expiring += next();
+            database.table_bytes += next();
         }
     }
 
-    /// CONFIG RESETSTAT: counters go back to zero, what is true now stays.
+    /// CONFIG RESETSTAT: counters go back to zero. Of what is true now, most is looked up when somebody asks.
     pub fn reset(&mut self) {
-        let Counters { connected_clients, client_buffer_bytes, dataset_bytes, changes, .. } = self.counters;
-        self.counters =
-            Counters { connected_clients, client_buffer_bytes, dataset_bytes, changes, ..Counters::default() };
+        let Counters { connected_clients, .. } = self.counters;
+        self.counters = Counters { connected_clients, ..Counters::default() };
         self.commands.fill(CommandCounters::default());
     }
 }
@@ -152,7 +178,7 @@ mod tests {
         let mut one = Stats::new();
         one.counters.keyspace_hits = 3;
         one.commands[1] = CommandCounters { calls: 2, failed: 1, rejected: 0, timed: 1, timed_ns: 500 };
-        one.databases = vec![DatabaseCounters { keys: 5, expiring: 1 }; 2];
+        one.databases = vec![DatabaseCounters { keys: 5, expiring: 1, table_bytes: 64 }; 2];
         let mut sum = Stats::new();
         sum.add_encoded(&one.encode());
         assert_eq!(sum, one);

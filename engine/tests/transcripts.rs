@@ -20,11 +20,12 @@ use torc_engine::command::{Command, Route};
 use torc_protocol::resp::decode::{Reply, decode};
 use torc_sim::{Connection, Shards, encode};
 
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 11] = [
     ("strings", include_str!("transcripts/strings.txt")),
     ("counters", include_str!("transcripts/counters.txt")),
     ("keys", include_str!("transcripts/keys.txt")),
     ("object", include_str!("transcripts/object.txt")),
+    ("memory", include_str!("transcripts/memory.txt")),
     ("expiry", include_str!("transcripts/expiry.txt")),
     ("connection", include_str!("transcripts/connection.txt")),
     ("client", include_str!("transcripts/client.txt")),

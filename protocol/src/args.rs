@@ -121,6 +121,16 @@ impl<'a> Args<'a> {
         self.spans[index.min(self.spans.len())..].iter().map(move |&span| args.bytes_of(span))
     }
 
+    /// Bytes of the arguments from `index` on together.
+    #[inline]
+    pub fn bytes_from(&self, index: usize) -> usize {
+        let bytes = |span: &Span| match span.shared_index() {
+            None => span.len() as usize,
+            Some(at) => self.shared[at].len(),
+        };
+        self.spans[index.min(self.spans.len())..].iter().map(bytes).sum()
+    }
+
     #[inline]
     fn bytes_of(&self, span: Span) -> &'a [u8] {
         if span.len() == Span::SHARED {

@@ -19,6 +19,7 @@ use signal_hook::iterator::Signals;
 use thiserror::Error;
 use torc_engine::config::{Config, Wakeup};
 use torc_engine::id::{Millis, ShardId};
+use torc_engine::limits::SHARD_BYTES_MIN;
 use torc_engine::shard::Shard;
 use tracing::{info, warn};
 
@@ -91,8 +92,24 @@ fn announce(config: &Config, places: &Places, addresses: &[SocketAddr], report: 
     info!("a parked shard is woken by {wake}");
     info!("persistence is off: a stop loses all keys");
     info!("up to {} clients", config.maxclients);
+    announce_memory(config, places.cores.len());
     if config.requirepass.is_empty() && !config.protected_mode {
         warn!("no password is set and protected-mode is off: whoever reaches the port can do everything");
+    }
+}
+
+fn announce_memory(config: &Config, shards: usize) {
+    let (bytes, policy) = (config.maxmemory, config.maxmemory_policy.name());
+    if bytes == 0 {
+        return;
+    }
+    info!("up to {bytes} bytes of keys and client buffers, then {policy}");
+    let least = SHARD_BYTES_MIN * shards as u64;
+    if bytes < least {
+        warn!(
+            "you specified a maxmemory of {bytes} bytes, and {shards} shards want {least} at least: are you sure this is \
+             what you really want?"
+        );
     }
 }
 

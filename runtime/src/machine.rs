@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use torc_engine::id::ShardId;
 use torc_engine::machine::{Machine, MachineFacts};
 
 use crate::worker::Census;
@@ -52,6 +53,22 @@ impl Machine for HostMachine {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
     }
 
+    fn lease(&mut self, bytes: u64, ceiling: u64) -> u64 {
+        self.census.lease(bytes, ceiling)
+    }
+
+    fn give_back(&mut self, bytes: u64) {
+        self.census.give_back(bytes);
+    }
+
+    fn leased(&mut self) -> u64 {
+        self.census.leased()
+    }
+
+    fn publish_used(&mut self, shard: ShardId, bytes: u64) {
+        self.census.publish_used(shard, bytes);
+    }
+
     fn facts(&mut self) -> MachineFacts {
         let uname = rustix::system::uname();
         let text = |name: &std::ffi::CStr| name.to_string_lossy().into_owned();
@@ -67,6 +84,7 @@ impl Machine for HostMachine {
             config_file: self.identity.config_file.clone(),
             run_id: self.identity.run_id.clone(),
             rss_bytes: resident_pages(&statm).unwrap_or(0) * rustix::param::page_size() as u64,
+            used_peak_bytes: self.census.used_peak(),
             system_memory_bytes: memory.totalram as u64 * memory.mem_unit.max(1) as u64,
             cpu_user_us: user * tick_us,
             cpu_system_us: system * tick_us,

@@ -137,7 +137,6 @@ fn refuses_what_it_cannot_do() {
     let missing_core = cores(1).replace('0', "4096");
     let rows: &[(&[&str], &str)] = &[
         (&["--appendonly", "yes"], "appendonly"),
-        (&["--maxmemory", "100mb"], "maxmemory"),
         (&["--cores", &missing_core], "4096"),
         (&["--cores", "x"], "cores"),
         (&["--wakeup", "telepathy"], "wakeup"),

@@ -1,6 +1,8 @@
 //! The machine as the shards of a world see it.
 
-use torc_engine::id::Millis;
+use std::collections::BTreeMap;
+
+use torc_engine::id::{Millis, ShardId};
 use torc_engine::machine::{Machine, MachineFacts};
 
 /// Time that passes when it is told to, and facts that never change.
@@ -10,6 +12,17 @@ pub struct SimMachine {
     pub now: Millis,
     /// What the stopwatch says.
     pub ticks: u64,
+    /// Bytes of `maxmemory` that are leased.
+    pub leased: u64,
+    /// What each shard last said that it uses, and the most of it together.
+    used: BTreeMap<u16, u64>,
+    used_peak: u64,
+}
+
+impl SimMachine {
+    pub fn new(now: Millis) -> SimMachine {
+        SimMachine { now, ..SimMachine::default() }
+    }
 }
 
 impl Machine for SimMachine {
@@ -23,7 +36,31 @@ impl Machine for SimMachine {
         self.now.0 * 1_000
     }
 
+    fn lease(&mut self, bytes: u64, ceiling: u64) -> u64 {
+        let granted = bytes.min(ceiling.saturating_sub(self.leased));
+        self.leased += granted;
+        granted
+    }
+
+    fn give_back(&mut self, bytes: u64) {
+        self.leased = self.leased.checked_sub(bytes).expect("what is given back was leased");
+    }
+
+    fn leased(&mut self) -> u64 {
+        self.leased
+    }
+
+    fn publish_used(&mut self, shard: ShardId, bytes: u64) {
+        self.used.insert(shard.0, bytes);
+        self.used_peak = self.used_peak.max(self.used.values().sum());
+    }
+
     fn facts(&mut self) -> MachineFacts {
-        MachineFacts { os: "simulated".to_owned(), process_id: 1, ..MachineFacts::default() }
+        MachineFacts {
+            os: "simulated".to_owned(),
+            process_id: 1,
+            used_peak_bytes: self.used_peak,
+            ..MachineFacts::default()
+        }
     }
 }

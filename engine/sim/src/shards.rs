@@ -43,7 +43,7 @@ impl Shards {
         }
         let seed = [1, 2, 3, 4];
         let shard = |id| Shard::new(ShardId(id as u16), count, seed, config.clone(), EPOCH);
-        let machine = SimMachine { now: EPOCH, ..SimMachine::default() };
+        let machine = SimMachine::new(EPOCH);
         Shards { shards: (0..count).map(shard).collect(), machine, events: Vec::new() }
     }
 

@@ -32,6 +32,8 @@ pub struct Options {
     pub slow_readers: bool,
     /// Shards sometimes stand still for a while, as when the kernel takes their core away.
     pub sleepy_shards: bool,
+    /// There is a `maxmemory` to lease from, never used up: the model knows of no refusals.
+    pub bounded: bool,
 }
 
 impl Options {
@@ -47,6 +49,7 @@ impl Options {
             disconnects: random.one_in(2),
             slow_readers: random.one_in(2),
             sleepy_shards: random.one_in(2),
+            bounded: random.one_in(2),
         }
     }
 }
@@ -79,6 +82,10 @@ impl Report {
     }
 }
 
+/// The `maxmemory` of bounded worlds, more than their clients can fill.
+const MAXMEMORY: u64 = 1 << 30;
+/// What shards together may have leased when all keys are gone: a little for buffers each.
+const LEASED_AT_REST_MAX: u64 = 1 << 20;
 /// Steps in which everything must come to rest after the last command.
 const FINISH_STEPS_MAX: u64 = 300_000;
 
@@ -113,8 +120,9 @@ impl World {
         let last_words = LastWords(seed);
         let mut random = Random::new(seed);
         let clients = (0..options.clients).map(|id| Client::new(id, &options, random.fork())).collect();
+        let maxmemory = if options.bounded { MAXMEMORY.to_string() } else { "0".to_owned() };
         World {
-            shards: Shards::new(options.shards),
+            shards: Shards::with_settings(options.shards, &[("maxmemory", &[&maxmemory])]),
             queues: Queues::new(options.shards, options.queue_capacity, options.delay_max, random.fork()),
             clients,
             sleeps_until: vec![0; options.shards],
@@ -203,6 +211,8 @@ impl World {
                 self.queues.push(self.step, shard, to, frame);
             }
         }
+        let leased = self.shards.machine.leased;
+        assert!(leased <= if self.options.bounded { MAXMEMORY } else { 0 }, "{leased} bytes are leased");
         assert!(self.shards.events.is_empty(), "nobody asked for {:?}", self.shards.events);
     }
 
@@ -225,11 +235,24 @@ impl World {
         });
         self.count_increments();
         self.shards.settle();
+        self.count_leases();
         self.shards.assert_at_rest();
         assert!(self.queues.is_empty());
         self.report.steps = self.step;
         self.report.frames = self.queues.frames;
         self.report.clone()
+    }
+
+    /// What is not used any more goes back to the pool.
+    fn count_leases(&mut self) {
+        let janitor = self.shards.connect(0);
+        self.shards.command(janitor, &["FLUSHALL"]);
+        self.shards.disconnect(janitor);
+        for _ in 0..5 {
+            self.shards.advance(150);
+        }
+        let leased = self.shards.machine.leased;
+        assert!(leased <= LEASED_AT_REST_MAX, "{leased} bytes are leased to shards without keys");
     }
 
     fn run_until(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {

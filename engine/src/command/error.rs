@@ -15,6 +15,8 @@ pub enum Error {
     DecrementOverflow,
     OffsetOutOfRange,
     StringTooLong,
+    /// More than `maxmemory` is used.
+    OutOfMemory,
     /// Not of Redis, which has no bound.
     ReplyTooLong,
     InvalidExpire,
@@ -60,6 +62,7 @@ impl Error {
             Error::NanOrInfinity => "ERR increment would produce NaN or Infinity",
             Error::DecrementOverflow => "ERR decrement would overflow",
             Error::OffsetOutOfRange => "ERR offset is out of range",
+            Error::OutOfMemory => "OOM command not allowed when used memory > 'maxmemory'.",
             Error::StringTooLong => "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
             Error::ReplyTooLong => "ERR the reply would be longer than Torc allows, ask for less at a time",
             Error::InvalidCursor => "ERR invalid cursor",

@@ -1,13 +1,10 @@
-//! INFO: every shard gives its counters, the client's shard adds them up and writes the text.
+//! INFO: sections of `name:value` lines about the process.
 
 use std::fmt::Write;
 
-use torc_protocol::resp::reply::ReplyWriter;
-
-use super::{Call, Command, Handler, Merge, NO_KEYS, Outcome, Owner, Result, Route, Row, flag};
-use crate::config::Config;
-use crate::machine::MachineFacts;
-use crate::stats::Stats;
+use super::memory::{Figures, human};
+use super::report::{Report, Source, counters};
+use super::{Command, Handler, Merge, NO_KEYS, Route, Row, flag};
 
 /// The version of Redis whose behaviour is promised; clients switch features on by it.
 pub const REDIS_VERSION: &str = "7.2.4";
@@ -19,7 +16,7 @@ pub(super) const ROWS: &[Row] = &[Row {
     arity: -1,
     flags: flag::LOADING | flag::STALE | flag::DANGEROUS,
     keys: NO_KEYS,
-    route: Route::All(Merge::Info),
+    route: Route::All(Merge::Report(Report::Info)),
     handler: Handler::Shard(counters),
     group: "server",
     summary: "Returns information and statistics about the server.",
@@ -28,20 +25,7 @@ pub(super) const ROWS: &[Row] = &[Row {
     subcommands: &[],
 }];
 
-/// This shard's counters, for the merge.
-fn counters(_: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
-    reply.bulk(&owner.stats.encode());
-    Ok(Outcome::Done)
-}
-
 type Section = fn(&mut String, &Source<'_>) -> std::fmt::Result;
-
-/// What the sections are written from.
-struct Source<'a> {
-    stats: &'a Stats,
-    facts: &'a MachineFacts,
-    config: &'a Config,
-}
 
 /// The sections in Redis's order; the flag says whether INFO without arguments shows it.
 const SECTIONS: &[(&str, bool, Section)] = &[
@@ -61,8 +45,8 @@ const SECTIONS: &[(&str, bool, Section)] = &[
 ];
 
 /// The text of INFO for the sections asked for (none: the default ones).
-pub(crate) fn format_info(wanted: &[Vec<u8>], stats: &Stats, facts: &MachineFacts, config: &Config) -> String {
-    let source = Source { stats, facts, config };
+pub(super) fn text(source: &Source<'_>) -> String {
+    let wanted = source.words;
     let asked = |name: &str| wanted.iter().any(|word| word.eq_ignore_ascii_case(name.as_bytes()));
     let everything = asked("all") || asked("everything");
     let defaults = wanted.is_empty() || asked("default");
@@ -72,7 +56,7 @@ pub(crate) fn format_info(wanted: &[Vec<u8>], stats: &Stats, facts: &MachineFact
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
-            write(&mut text, &source).expect("writing to a String does not fail");
+            write(&mut text, source).expect("writing to a String does not fail");
         }
     }
     text
@@ -128,41 +112,64 @@ fn clients(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
 }
 
 fn memory(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
+    let figures = Figures::new(source);
+    let Figures { used, peak, rss, overhead, dataset, active, .. } = figures;
     let counters = &source.stats.counters;
-    let used = counters.dataset_bytes + counters.client_buffer_bytes;
-    let rss = source.facts.rss_bytes;
+    let config = source.config;
+    let percent = |value: f64| format!("{value:.2}%");
+    let ratio = |value: f64| format!("{value:.2}");
     lines!(text, "Memory",
         "used_memory": used,
         "used_memory_human": human(used),
         "used_memory_rss": rss,
         "used_memory_rss_human": human(rss),
-        "used_memory_dataset": counters.dataset_bytes,
+        "used_memory_peak": peak,
+        "used_memory_peak_human": human(peak),
+        "used_memory_peak_perc": percent(figures.peak_percent()),
+        "used_memory_overhead": overhead,
+        "used_memory_startup": 0,
+        "used_memory_dataset": dataset,
+        "used_memory_dataset_perc": percent(figures.dataset_percent()),
+        "allocator_allocated": used,
+        "allocator_active": active,
+        "allocator_resident": active,
         "total_system_memory": source.facts.system_memory_bytes,
         "total_system_memory_human": human(source.facts.system_memory_bytes),
         "used_memory_lua": 0,
-        "maxmemory": 0,
-        "maxmemory_human": human(0),
-        "maxmemory_policy": "noeviction",
-        "mem_fragmentation_ratio": format_args!("{:.2}", if used == 0 { 0.0 } else { rss as f64 / used as f64 }),
+        "used_memory_vm_eval": 0,
+        "used_memory_lua_human": human(0),
+        "used_memory_scripts_eval": 0,
+        "number_of_cached_scripts": 0,
+        "number_of_functions": 0,
+        "number_of_libraries": 0,
+        "used_memory_vm_functions": 0,
+        "used_memory_vm_total": 0,
+        "used_memory_vm_total_human": human(0),
+        "used_memory_functions": 0,
+        "used_memory_scripts": 0,
+        "used_memory_scripts_human": human(0),
+        "maxmemory": config.maxmemory,
+        "maxmemory_human": human(config.maxmemory),
+        "maxmemory_policy": config.maxmemory_policy.name(),
+        "allocator_frag_ratio": ratio(figures.slack_ratio()),
+        "allocator_frag_bytes": active - used,
+        "allocator_rss_ratio": ratio(1.0),
+        "allocator_rss_bytes": 0,
+        "rss_overhead_ratio": ratio(figures.rss_overhead_ratio()),
+        "rss_overhead_bytes": rss as i64 - active as i64,
+        "mem_fragmentation_ratio": ratio(figures.fragmentation()),
+        "mem_fragmentation_bytes": rss as i64 - used as i64,
+        "mem_not_counted_for_evict": 0,
+        "mem_replication_backlog": 0,
+        "mem_total_replication_buffers": 0,
+        "mem_clients_slaves": 0,
         "mem_clients_normal": counters.client_buffer_bytes,
+        "mem_cluster_links": 0,
+        "mem_aof_buffer": 0,
         "mem_allocator": source.facts.allocator,
-        "lazyfree_pending_objects": 0,
+        "active_defrag_running": 0,
+        "lazyfree_pending_objects": counters.pending_free,
     )
-}
-
-/// Bytes as Redis abbreviates them.
-fn human(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["K", "M", "G", "T"];
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for next in UNITS {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    if unit == "B" { format!("{bytes}B") } else { format!("{value:.2}{unit}") }
 }
 
 fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
@@ -191,8 +198,10 @@ fn stats(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
         "sync_partial_ok": 0,
         "sync_partial_err": 0,
         "expired_keys": counters.expired_keys,
-        "evicted_keys": 0,
+        "evicted_keys": counters.evicted_keys,
         "evicted_clients": counters.evicted_clients,
+        "total_eviction_exceeded_time": counters.eviction_exceeded_ms + counters.eviction_exceeded_now_ms,
+        "current_eviction_exceeded_time": counters.eviction_exceeded_now_ms,
         "keyspace_hits": counters.keyspace_hits,
         "keyspace_misses": counters.keyspace_misses,
         "pubsub_channels": 0,
@@ -279,14 +288,20 @@ fn torc(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
     let counters = &source.stats.counters;
     write!(
         text,
-        "# Torc\r\ntorc_shards:{}\r\ntorc_forwarded_requests:{}\r\ntorc_turns:{}\r\ntorc_linear_commands:{}\r\n",
+        "# Torc\r\ntorc_shards:{}\r\ntorc_forwarded_requests:{}\r\ntorc_turns:{}\r\ntorc_linear_commands:{}\r\n\
+         torc_spare_buffer_bytes:{}\r\n",
         source.facts.clients.len(),
         counters.torc_forwarded_requests,
         counters.torc_turns,
         counters.torc_linear_commands,
+        counters.spare_buffer_bytes,
     )?;
     for (shard, clients) in source.facts.clients.iter().enumerate() {
         write!(text, "torc_shard{shard}_clients:{clients}\r\n")?;
+    }
+    for (shard, stats) in source.shards.iter().enumerate() {
+        write!(text, "torc_shard{shard}_used_memory:{}\r\n", stats.used_bytes())?;
+        write!(text, "torc_shard{shard}_leased_memory:{}\r\n", stats.counters.leased_bytes)?;
     }
     Ok(())
 }

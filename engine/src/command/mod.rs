@@ -17,8 +17,10 @@ mod error;
 mod expiry;
 mod info;
 mod keys;
+mod memory;
 mod object;
 mod parse;
+mod report;
 mod scan;
 mod server;
 mod string;
@@ -30,7 +32,8 @@ use torc_protocol::args::{Args, Span};
 use torc_protocol::resp::reply::{ReplyBuffer, ReplyWriter};
 
 pub use error::Error;
-pub(crate) use info::format_info;
+pub use report::Report;
+pub(crate) use report::write_report;
 pub use scan::KeysScan;
 pub(crate) use scan::{cursor_shard, wanted_count};
 
@@ -94,6 +97,8 @@ pub mod flag {
     pub const KEYSPACE: u32 = 1 << 12;
     /// On strings (ACL category).
     pub const STRING: u32 = 1 << 13;
+    /// May take far more memory than its arguments.
+    pub const GROWS: u32 = 1 << 15;
     /// Not shown in MONITOR and the slow log: carries a password.
     pub const SKIP_MONITOR: u32 = 1 << 14;
 }
@@ -153,8 +158,8 @@ pub enum Merge {
     ConcatText,
     /// One of the keys offered, each shard's weighted by how many keys it has.
     RandomKey,
-    /// Counters become the text of `INFO`.
-    Info,
+    /// Counters become a report such as `INFO`.
+    Report(Report),
     /// Pages of SCAN, one shard after another until there are enough keys.
     Scan,
 }
@@ -221,6 +226,8 @@ pub struct Owner<'a> {
     pub config: &'a mut Config,
     pub stats: &'a mut Stats,
     pub random: &'a mut dyn FnMut() -> u64,
+    /// Set it to have memory given back to the system from now on, not from the next tick on.
+    pub compact: &'a mut bool,
     /// One line per client of this shard, for CLIENT LIST.
     pub clients: &'a dyn Fn() -> Vec<u8>,
 }
@@ -256,6 +263,7 @@ const FAMILIES: &[&[Row]] = &[
     counter::ROWS,
     keys::ROWS,
     object::ROWS,
+    memory::ROWS,
     expiry::ROWS,
     scan::ROWS,
     connection::ROWS,

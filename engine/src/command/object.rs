@@ -1,14 +1,14 @@
-//! Looking at a key from outside: OBJECT and MEMORY.
+//! Looking at a key from outside: OBJECT.
 
 use torc_protocol::resp::number::read_decimal;
 use torc_protocol::resp::reply::ReplyWriter;
 
 use super::client::write_help;
-use super::{Call, Error, Handler, Home, Keys, NO_KEYS, Outcome, Result, Route, Row, flag, parse};
-use crate::store::{EntryRef, Key, SLOT_BYTES, Store};
+use super::{Call, Handler, Home, Keys, NO_KEYS, Outcome, Result, Route, Row, flag};
+use crate::store::{EntryRef, Key, Store};
 
 /// One key, behind the subcommand.
-const KEY_BEHIND: Keys = Keys { first: 2, last: 2, step: 1 };
+pub(super) const KEY_BEHIND: Keys = Keys { first: 2, last: 2, step: 1 };
 /// Longest string that Redis keeps in one piece with its object, which OBJECT ENCODING calls `embstr`.
 const EMBEDDED_BYTES_MAX: usize = 44;
 /// Integers that Redis shares between all keys, and the reference count that it shows for them.
@@ -32,23 +32,13 @@ const fn row(name: &'static str, arity: i32, handler: Handler, since: &'static s
     }
 }
 
-pub(super) const ROWS: &[Row] = &[
-    Row {
-        summary: "A container for object introspection commands.",
-        complexity: "Depends on subcommand.",
-        route: Route::Container,
-        subcommands: OBJECT,
-        ..row("object", -2, Handler::None, "2.2.3")
-    },
-    Row {
-        summary: "A container for memory diagnostics commands.",
-        complexity: "Depends on subcommand.",
-        group: "server",
-        route: Route::Container,
-        subcommands: MEMORY,
-        ..row("memory", -2, Handler::None, "4.0.0")
-    },
-];
+pub(super) const ROWS: &[Row] = &[Row {
+    summary: "A container for object introspection commands.",
+    complexity: "Depends on subcommand.",
+    route: Route::Container,
+    subcommands: OBJECT,
+    ..row("object", -2, Handler::None, "2.2.3")
+}];
 
 const OBJECT: &[Row] = &[
     Row {
@@ -65,21 +55,8 @@ const OBJECT: &[Row] = &[
     },
 ];
 
-const MEMORY: &[Row] = &[
-    Row {
-        summary: "Estimates the memory usage of a key.",
-        complexity: "O(1): it is known exactly.",
-        group: "server",
-        ..row("memory|usage", -3, Handler::Read(usage), "4.0.0")
-    },
-    Row {
-        summary: "Returns helpful text about the different subcommands.",
-        group: "server",
-        ..row("memory|help", 2, Handler::Home(memory_help), "4.0.0")
-    },
-];
-
-fn entry<'a>(call: &Call<'_>, store: &'a Store) -> Option<EntryRef<'a>> {
+/// The entry of a key that is named behind the subcommand.
+pub(super) fn entry<'a>(call: &Call<'_>, store: &'a Store) -> Option<EntryRef<'a>> {
     store.look(Key { db: call.db, hash: call.hash, bytes: call.args().get(2) }, call.now)
 }
 
@@ -103,32 +80,7 @@ fn refcount(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Resu
     Ok(Outcome::Done)
 }
 
-/// Bytes of the entry, its value included wherever that is, and of its slot in the table.
-fn usage(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result {
-    let args = call.args();
-    match args.len() {
-        3 => {}
-        // How many elements of a collection are looked at; a string is one.
-        5 if args.get(3).eq_ignore_ascii_case(b"samples") => {
-            if parse::integer(args.get(4))? < 0 {
-                return Err(Error::Syntax);
-            }
-        }
-        _ => return Err(Error::Syntax),
-    }
-    match entry(call, store) {
-        None => reply.null(),
-        Some(entry) => reply.integer((entry.memory_bytes() + SLOT_BYTES) as i64),
-    }
-    Ok(Outcome::Done)
-}
-
 fn object_help(home: &mut Home<'_>) -> Result {
     write_help(&mut home.writer(), "OBJECT", OBJECT);
-    Ok(Outcome::Done)
-}
-
-fn memory_help(home: &mut Home<'_>) -> Result {
-    write_help(&mut home.writer(), "MEMORY", MEMORY);
     Ok(Outcome::Done)
 }

@@ -81,7 +81,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         summary: "Overwrites a part of a string value with another by an offset. Creates the key if it doesn't exist.",
-        ..row("setrange", 4, STRING_WRITE, Handler::Write(setrange), "2.2.0")
+        ..row("setrange", 4, STRING_WRITE | flag::GROWS, Handler::Write(setrange), "2.2.0")
     },
     Row {
         summary: "Atomically returns the string values of one or more keys.",

@@ -17,6 +17,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::glob;
+use crate::store::{LfuSettings, Policy};
 
 pub mod line;
 mod table;
@@ -110,6 +111,11 @@ pub struct Config {
     pub query_buffer_bytes_max: u64,
     pub bulk_bytes_max: u64,
     pub output_limits: OutputLimits,
+    /// Most bytes of keys, values and client buffers; 0: no bound.
+    pub maxmemory: u64,
+    pub maxmemory_policy: Policy,
+    pub lfu_log_factor: u32,
+    pub lfu_decay_minutes: u32,
     /// Bound of all clients' buffers together, bytes; never 0.
     pub maxmemory_clients: u64,
     pub dir: String,
@@ -123,6 +129,8 @@ pub struct Config {
     pub cores: Cores,
     pub wakeup: Wakeup,
     pub busy_poll_us: u32,
+    /// What `maxmemory_clients` is made of.
+    client_bound: ClientBound,
     /// The canonical text of every row, in the order of [`Config::rows`].
     texts: Vec<String>,
     /// Which rows were set at start.
@@ -133,6 +141,14 @@ pub struct Config {
 pub const QUERY_BUFFER_BYTES_CEILING: u64 = u32::MAX as u64 - 1;
 /// What `maxmemory-clients 0` means: 1 GiB.
 pub const CLIENT_BYTES_MAX_DEFAULT: u64 = 1 << 30;
+
+/// `maxmemory-clients` as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClientBound {
+    Bytes(u64),
+    /// Of `maxmemory`.
+    Percent(u8),
+}
 
 /// `client-output-buffer-limit`: per kind of client, when one that does not read is closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -204,6 +220,11 @@ pub enum SetError {
 }
 
 impl Config {
+    /// `lfu-log-factor` and `lfu-decay-time`.
+    pub fn lfu(&self) -> LfuSettings {
+        LfuSettings { log_factor: self.lfu_log_factor, decay_minutes: self.lfu_decay_minutes }
+    }
+
     /// All parameters, in alphabetical order.
     pub fn rows() -> &'static [Row] {
         table::ROWS
@@ -358,6 +379,21 @@ impl Config {
         Ok(())
     }
 
+    fn bound_memory(&mut self, bytes: u64) {
+        // So that differences have a sign; no machine has as much.
+        self.maxmemory = bytes.min(i64::MAX as u64);
+        self.bound_clients(self.client_bound);
+    }
+
+    fn bound_clients(&mut self, bound: ClientBound) {
+        self.client_bound = bound;
+        let bytes = match bound {
+            ClientBound::Bytes(bytes) => bytes,
+            ClientBound::Percent(percent) => (self.maxmemory as u128 * percent as u128 / 100) as u64,
+        };
+        self.maxmemory_clients = if bytes == 0 { CLIENT_BYTES_MAX_DEFAULT } else { bytes };
+    }
+
     /// The one place where texts and typed fields are written.
     fn store(&mut self, row: usize, value: &Value) {
         self.texts[row] = value.text();
@@ -405,6 +441,10 @@ impl Default for Config {
             query_buffer_bytes_max: 0,
             bulk_bytes_max: 0,
             output_limits: OutputLimits::default(),
+            maxmemory: 0,
+            maxmemory_policy: Policy::NoEviction,
+            lfu_log_factor: 0,
+            lfu_decay_minutes: 0,
             maxmemory_clients: 0,
             dir: String::new(),
             hz: 0,
@@ -414,6 +454,7 @@ impl Default for Config {
             cores: Cores::Auto,
             wakeup: Wakeup::Auto,
             busy_poll_us: 0,
+            client_bound: ClientBound::Bytes(0),
             texts: vec![String::new(); rows],
             given: vec![false; rows],
         };

@@ -5,9 +5,10 @@ use super::Kind::*;
 use super::Shown::{ByName, InFilesOnly};
 use super::State::{Applied, Include, OnlyOff, WithoutEffect};
 use super::{
-    CLIENT_BYTES_MAX_DEFAULT, Change, Cores, Kind, LogLevel, OutputLimits, QUERY_BUFFER_BYTES_CEILING, Row, Shown,
-    State, Value, Wakeup,
+    Change, ClientBound, Cores, Kind, LogLevel, OutputLimits, QUERY_BUFFER_BYTES_CEILING, Row, Shown, State, Value,
+    Wakeup,
 };
+use crate::store::Policy;
 
 // Bounds as Redis has them, by the C type that holds the value there.
 const INT_MAX: i64 = i32::MAX as i64;
@@ -23,16 +24,7 @@ const PORT: Kind = Integer { min: 0, max: u16::MAX as i64 };
 const BYTES: Kind = Memory { min: 0, max: LONG_MAX };
 const PROTECTED: Kind = Enum(&["no", "yes", "local"]);
 const LOG_LEVELS: &[&str] = &["debug", "verbose", "notice", "warning", "nothing"];
-const POLICIES: &[&str] = &[
-    "volatile-lru",
-    "volatile-lfu",
-    "volatile-random",
-    "volatile-ttl",
-    "allkeys-lru",
-    "allkeys-lfu",
-    "allkeys-random",
-    "noeviction",
-];
+const POLICIES: &[&str] = &Policy::names();
 const FACILITIES: &[&str] = &["user", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"];
 
 // A line per row, so that the table can be read as one.
@@ -126,8 +118,8 @@ pub(super) static ROWS: &[Row] = &[
     row("lazyfree-lazy-server-del", Bool, "no", RunTime, WithoutEffect, "The same for overwritten values."),
     row("lazyfree-lazy-user-del", Bool, "no", RunTime, WithoutEffect, "Make DEL the same as UNLINK."),
     row("lazyfree-lazy-user-flush", Bool, "no", RunTime, WithoutEffect, "Make FLUSHALL asynchronous unless told otherwise."),
-    row("lfu-decay-time", NATURAL, "1", RunTime, WithoutEffect, "Minutes after which a use counter halves."),
-    row("lfu-log-factor", NATURAL, "10", RunTime, WithoutEffect, "How slowly a use counter grows."),
+    row("lfu-decay-time", NATURAL, "1", RunTime, Applied(|config, value| config.lfu_decay_minutes = value.number()), "Minutes after which a use counter halves."),
+    row("lfu-log-factor", NATURAL, "10", RunTime, Applied(|config, value| config.lfu_log_factor = value.number()), "How slowly a use counter grows."),
     row("list-compress-depth", NATURAL, "0", RunTime, WithoutEffect, "Uncompressed nodes at each end of a list."),
     row("list-max-listpack-size", INT, "-2", RunTime, WithoutEffect, "Size of a list node.").alias("list-max-ziplist-size"),
     row("list-max-ziplist-entries", Text, "", AtStart, WithoutEffect, "Accepted from old files.").shown(InFilesOnly),
@@ -144,10 +136,10 @@ pub(super) static ROWS: &[Row] = &[
     row("max-new-connections-per-cycle", Integer { min: 1, max: 1000 }, "10", RunTime, WithoutEffect, "Connections accepted in one go."),
     row("max-new-tls-connections-per-cycle", Integer { min: 1, max: 1000 }, "1", RunTime, WithoutEffect, "TLS connections accepted in one go."),
     row("maxclients", Integer { min: 1, max: UINT_MAX }, "10000", RunTime, Applied(|config, value| config.maxclients = value.number()), "Most clients at a time."),
-    row("maxmemory", Memory { min: 0, max: u64::MAX }, "0", RunTime, OnlyOff { until: "Torc does not bound the memory of keys yet" }, "Most memory for data."),
-    row("maxmemory-clients", MemoryOrPercent, "0", RunTime, Applied(|config, value| config.maxmemory_clients = client_bytes(value)), "Most memory for clients' buffers; 0, or a percentage while maxmemory is 0: 1 GiB."),
+    row("maxmemory", Memory { min: 0, max: u64::MAX }, "0", RunTime, Applied(|config, value| config.bound_memory(value.bytes())), "Most memory for keys and clients; 0: no bound."),
+    row("maxmemory-clients", MemoryOrPercent, "0", RunTime, Applied(|config, value| config.bound_clients(client_bound(value))), "Most memory for clients' buffers; 0, or a percentage while maxmemory is 0: 1 GiB."),
     row("maxmemory-eviction-tenacity", Integer { min: 0, max: 100 }, "10", RunTime, WithoutEffect, "How long one round of eviction may take."),
-    row("maxmemory-policy", Enum(POLICIES), "noeviction", RunTime, OnlyOff { until: "Torc does not evict keys yet" }, "Which keys to evict."),
+    row("maxmemory-policy", Enum(POLICIES), "noeviction", RunTime, Applied(|config, value| config.maxmemory_policy = policy(value)), "Which keys to evict."),
     row("maxmemory-samples", Integer { min: 1, max: 64 }, "5", RunTime, WithoutEffect, "Keys looked at to find one to evict."),
     row("min-replicas-max-lag", NATURAL, "10", RunTime, WithoutEffect, "Seconds after which a replica does not count.").alias("min-slaves-max-lag"),
     row("min-replicas-to-write", NATURAL, "0", RunTime, OnlyOff { until: "Torc has no replication yet" }, "Refuse writes with fewer replicas.").alias("min-slaves-to-write"),
@@ -291,11 +283,15 @@ fn cores(value: &Value) -> Cores {
     cores.clone()
 }
 
-/// A percentage is of `maxmemory`, which is 0 for now: then it says nothing.
-fn client_bytes(value: &Value) -> u64 {
+fn policy(value: &Value) -> Policy {
+    let Value::Word(name) = value else { panic!("the row is not a word: {value:?}") };
+    Policy::from_name(name).expect("the row's words are the policies' names")
+}
+
+fn client_bound(value: &Value) -> ClientBound {
     match value {
-        Value::Bytes(0) | Value::Percent(_) => CLIENT_BYTES_MAX_DEFAULT,
-        Value::Bytes(bytes) => *bytes,
+        Value::Bytes(bytes) => ClientBound::Bytes(*bytes),
+        Value::Percent(percent) => ClientBound::Percent(*percent),
         other => panic!("the row is not a memory size: {other:?}"),
     }
 }

@@ -135,6 +135,8 @@ fn defaults() {
     assert_eq!((config.databases, config.hz, config.busy_poll_us), (16, 10, 0));
     assert_eq!(config.query_buffer_bytes_max, 1 << 30);
     assert_eq!(config.bulk_bytes_max, 512 << 20);
+    assert_eq!((config.maxmemory, config.maxmemory_policy), (0, Policy::NoEviction));
+    assert_eq!((config.lfu_log_factor, config.lfu_decay_minutes), (10, 1));
     assert_eq!(config.maxmemory_clients, CLIENT_BYTES_MAX_DEFAULT);
     let replica = OutputLimit { hard_bytes: 256 << 20, soft_bytes: 64 << 20, soft_s: 60 };
     assert_eq!(config.output_limits.normal, OutputLimit::default());
@@ -143,6 +145,20 @@ fn defaults() {
     assert_eq!((&config.dir[..], &config.logfile[..], &config.pidfile[..]), (".", "", ""));
     assert_eq!(config.loglevel, LogLevel::Notice);
     assert_eq!((config.cores, config.wakeup), (Cores::Auto, Wakeup::Auto));
+}
+
+/// A percentage of `maxmemory` is one whichever of the two is said first, and follows it.
+#[test]
+fn the_bound_of_clients_may_be_a_part_of_maxmemory() {
+    for lines in [["maxmemory 1000mb", "maxmemory-clients 5%"], ["maxmemory-clients 5%", "maxmemory 1000mb"]] {
+        let mut config = Config::default();
+        lines.iter().for_each(|line| set(&mut config, line).expect("both are right"));
+        assert_eq!(config.maxmemory_clients, 50 << 20);
+        config.set_at_run_time(&[(b"maxmemory", b"100mb")]).expect("it may change");
+        assert_eq!(config.maxmemory_clients, 5 << 20);
+        config.set_at_run_time(&[(b"maxmemory", b"0")]).expect("it may change");
+        assert_eq!(config.maxmemory_clients, CLIENT_BYTES_MAX_DEFAULT);
+    }
 }
 
 #[test]
@@ -165,6 +181,9 @@ fn values_at_start() {
         ("slave-priority 7", "7"),
         ("replicaof no one", ""),
         ("maxmemory 0gb", "0"),
+        ("maxmemory 1gb", "1073741824"),
+        ("maxmemory 18446744073709551615", "18446744073709551615"),
+        ("maxmemory-policy ALLKEYS-S3FIFO", "allkeys-s3fifo"),
         ("cores 0-2,6", "0,1,2,6"),
         ("cores 0,1,0", "0,1,0"),
         ("wakeup ring", "ring"),
@@ -222,11 +241,6 @@ fn errors_at_start() {
             'no' is accepted",
         ),
         (
-            "maxmemory 1gb",
-            "'maxmemory 1gb' is refused: Torc does not bound the memory of keys \
-            yet; only '0' is accepted",
-        ),
-        (
             "slaveof host 1",
             "'slaveof host 1' is refused: Torc has no replication yet; only '' is \
             accepted",
@@ -264,8 +278,6 @@ fn not_built_yet_means_off() {
         "cluster-enabled yes",
         "tls-port 1",
         "unixsocket /s",
-        "maxmemory 1",
-        "maxmemory-policy allkeys-lru",
         "aclfile /a",
         "daemonize yes",
         "admin-port 1",
@@ -289,12 +301,6 @@ fn errors_of_config_set() {
         ("maxmemory", "abc", "argument must be a memory value"),
         ("maxmemory", "1 gb", "argument must be a memory value"),
         ("maxmemory", "20000000000gb", "argument must be a memory value"),
-        (
-            "maxmemory",
-            "1gb",
-            "refused: Torc does not bound the memory of keys yet; only '0' is \
-            accepted",
-        ),
         ("proto-max-bulk-len", "5", "argument must be between 1048576 and 9223372036854775807 inclusive"),
         ("maxmemory-clients", "101%", "percentage argument must be less or equal to 100"),
         ("maxmemory-clients", "x", "argument must be a memory or percent value"),
@@ -303,7 +309,7 @@ fn errors_of_config_set() {
             "foo",
             "argument(s) must be one of the following: volatile-lru, \
             volatile-lfu, volatile-random, volatile-ttl, allkeys-lru, allkeys-lfu, \
-            allkeys-random, noeviction",
+            allkeys-random, allkeys-s3fifo, noeviction",
         ),
         ("appendonly", "maybe", "argument must be 'yes' or 'no'"),
         ("daemonize", "yes", "can't set immutable config"),

@@ -10,11 +10,11 @@ use super::links::Links;
 use super::sessions::Sessions;
 use super::turn::{Batch, Context, Operation, Origin, Source};
 use super::{Core, Shard};
-use crate::command::{Command, Error, Handler, Home, Merge, Route, cursor_shard, format_info, wanted_count};
+use crate::command::{Command, Error, Handler, Home, Merge, Route, cursor_shard, wanted_count, write_report};
 use crate::id::{Millis, SessionId, ShardId};
 use crate::message::{RequestHead, Target};
 use crate::route::Route as KeyRoute;
-use crate::stats::{DatabaseCounters, Stats};
+use crate::stats::DatabaseCounters;
 
 /// A command for one key: to the batch if the key is this shard's, to the frame of its owner if not.
 #[inline(always)]
@@ -195,7 +195,7 @@ impl Shard {
         let (db, dialect) = (session.client.db, session.client.dialect);
         let span_count = batch.spans.len() - first_span;
         let mut fanout = Fanout::new(origin, dialect, merge, self.core.shards);
-        if merge == Merge::Info {
+        if let Merge::Report(_) = merge {
             let args = Args::new(bytes, &batch.spans[first_span..], &batch.shared);
             fanout.words = args.iter_from(1).map(<[u8]>::to_vec).collect();
         }
@@ -318,30 +318,26 @@ impl Shard {
             return self.scans.push(fanout);
         }
         let config = &self.core.config;
-        let info = |counters: &[&[u8]], words: &[Vec<u8>]| {
-            let mut stats = Stats::new();
-            for shard in counters {
-                stats.add_encoded(shard);
-            }
-            format_info(words, &stats, &context.machine.facts(), config)
+        let report = |kind, counters: &[&[u8]], words: &[Vec<u8>], reply: &mut ReplyWriter<'_>| {
+            write_report(kind, counters, words, &context.machine.facts(), config, reply);
         };
         let random = self.core.random.next();
         // Straight to the client's output: the parts may be long.
         if let Origin::Home(Target::Session { id, seq }) = fanout.origin {
             let Some(session) = self.sessions.get_mut(id) else { return };
             let (buffer, mark) = session.replies.begin(seq, &mut self.pool);
-            fanout.write(buffer, random, info);
+            fanout.write(buffer, random, report);
             session.replies.end(mark);
             self.recheck |= session.stalled;
             return self.list(id);
         }
         let mut merged = ReplyBuffer::default();
-        fanout.write(&mut merged, random, info);
+        fanout.write(&mut merged, random, report);
         self.finish(context, fanout.origin, &mut merged);
     }
 
     /// Brings the counters that are not counted but looked up up to date.
-    pub(super) fn refresh_gauges(&mut self) {
+    pub(super) fn refresh_gauges(&mut self, now: Millis) {
         let core = &mut self.core;
         let store = core.store.counters();
         let counters = &mut core.stats.counters;
@@ -349,13 +345,23 @@ impl Shard {
         counters.changes = store.changes;
         counters.keyspace_hits = store.hits;
         counters.keyspace_misses = store.misses;
-        counters.dataset_bytes = core.store.memory_bytes() as u64;
+        counters.evicted_keys = store.evicted;
+        counters.eviction_exceeded_now_ms = core.budget.exceeded_ms(now);
+        let memory = core.store.memory();
+        counters.slot_bytes = memory.slots as u64;
+        counters.outside_bytes = memory.outside as u64;
+        counters.table_bytes = memory.tables as u64;
+        counters.slack_bytes = memory.slack as u64;
+        counters.spare_buffer_bytes = (self.pool.held_bytes() + self.links.spare_bytes()) as u64;
+        counters.leased_bytes = core.budget.lease();
+        counters.pending_free = core.store.pending_free() as u64;
         counters.client_buffer_bytes = self.buffer_bytes;
         counters.torc_forwarded_requests = self.links.forwarded;
         core.stats.databases.clear();
         core.stats.databases.extend((0..core.store.databases()).map(|db| DatabaseCounters {
             keys: core.store.len(db as u8) as u64,
             expiring: core.store.expiring(db as u8) as u64,
+            table_bytes: core.store.table_bytes(db as u8) as u64,
         }));
     }
 }

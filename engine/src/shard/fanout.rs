@@ -9,7 +9,7 @@ use torc_protocol::resp::number::read_decimal;
 use torc_protocol::resp::reply::{Dialect, ReplyBuffer, ReplyWriter};
 
 use super::turn::Origin;
-use crate::command::{Merge, cursor_shard};
+use crate::command::{Merge, Report, cursor_shard};
 use crate::id::ShardId;
 
 /// A command that was split.
@@ -21,7 +21,7 @@ pub(super) struct Fanout {
     pub merge: Merge,
     /// Of MGET: which part answers each key, in the order of the keys.
     pub order: Vec<u16>,
-    /// Of INFO: the sections asked for. Of SCAN: all its arguments.
+    /// Of reports: the arguments, as the sections of INFO. Of SCAN: all its arguments.
     pub words: Vec<Vec<u8>>,
     /// Of SCAN: what the shards so far have given.
     pub page: Page,
@@ -130,8 +130,13 @@ impl Fanouts {
 }
 
 impl Fanout {
-    /// Writes the one reply that the parts make. `info` turns the counters of all shards into the text of INFO.
-    pub fn write(&mut self, reply: &mut ReplyBuffer, random: u64, info: impl FnOnce(&[&[u8]], &[Vec<u8>]) -> String) {
+    /// Writes the one reply that the parts make. `report` makes one of the counters of each shard and the command's words.
+    pub fn write(
+        &mut self,
+        reply: &mut ReplyBuffer,
+        random: u64,
+        report: impl FnOnce(Report, &[&[u8]], &[Vec<u8>], &mut ReplyWriter<'_>),
+    ) {
         // A part that failed speaks for all.
         if let Some(failed) = self.parts.iter_mut().find(|part| part.bytes.first() == Some(&b'-')) {
             return reply.append(failed);
@@ -179,9 +184,9 @@ impl Fanout {
                     None => writer.null(),
                 }
             }
-            Merge::Info => {
+            Merge::Report(kind) => {
                 let counters: Vec<&[u8]> = self.parts.iter().map(|part| bulk_body(&part.bytes)).collect();
-                writer.verbatim(info(&counters, &self.words).as_bytes());
+                report(kind, &counters, &self.words, &mut writer);
             }
         }
     }
@@ -271,7 +276,7 @@ mod tests {
             done = fanouts.complete(slot, generation, part as u32, reply);
         }
         let mut reply = ReplyBuffer::default();
-        done.expect("the last part completes").write(&mut reply, 7, |_, _| String::new());
+        done.expect("the last part completes").write(&mut reply, 7, |_, _, _, _| unreachable!("no report"));
         assert!(fanouts.is_empty());
         String::from_utf8(reply.to_vec()).expect("text")
     }

@@ -1,5 +1,5 @@
 //! What a command must pass before it runs, in order. The client's own shard asks first (name, arity, login; later
-//! permission, rate, subscribe mode, MULTI), the owner of the key asks last (later loading, read-only, memory).
+//! permission, rate, subscribe mode, MULTI), the owner of the key asks last: memory ([`super::budget`]; later loading, read-only).
 
 use torc_protocol::args::Args;
 

@@ -95,6 +95,11 @@ impl Links {
         self.links.iter().any(|link| !link.frame.is_empty())
     }
 
+    /// Bytes of the frames kept for reuse.
+    pub fn spare_bytes(&self) -> usize {
+        self.spare.iter().map(|frame| frame.body.bytes.capacity()).sum()
+    }
+
     /// Keeps a frame that was read for reuse: what comes in balances what goes out.
     pub fn recycle(&mut self, mut frame: Frame) {
         frame.body.clear();

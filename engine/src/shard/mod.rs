@@ -6,8 +6,9 @@
 //! One command's way: [`turn`] parses it, [`dispatch`] lets it through the gates ([`gate`]) and decides where it is
 //! executed; here, it joins the batch, and [`turn`] executes the batch; elsewhere, it goes into a frame ([`links`]), and
 //! its reply comes back in one. [`replies`] keeps the order, [`fanout`] splits and merges, [`waiters`] resumes what goes
-//! on in slices, [`buffers`] bounds memory, [`timers`] does what is due.
+//! on in slices, [`buffers`] bounds clients' memory and [`budget`] all of it, [`timers`] does what is due.
 
+mod budget;
 mod buffers;
 mod dispatch;
 mod fanout;
@@ -33,6 +34,7 @@ use crate::route::Route;
 use crate::session::Client;
 use crate::stats::Stats;
 use crate::store::Store;
+use budget::Budget;
 use fanout::{Fanout, Fanouts};
 use links::Links;
 use replies::BufferPool;
@@ -141,6 +143,7 @@ struct Core {
     store: Store,
     stats: Stats,
     random: Random,
+    budget: Budget,
     /// Commands executed, for sampling durations.
     executed: u64,
 }
@@ -170,6 +173,7 @@ impl Shard {
                 config,
                 stats: Stats::new(),
                 random: Random(seed[0] ^ (id.0 as u64) << 48),
+                budget: Budget::new(),
                 executed: 0,
             },
             route: Route::new(shards),
@@ -344,6 +348,7 @@ impl Shard {
             || !self.waiters.is_empty()
             || !self.scans.is_empty()
             || self.timers.has_work()
+            || self.core.budget.has_work()
             || self.recheck && !self.stalled.is_empty()
     }
 
@@ -360,6 +365,7 @@ impl Shard {
     /// When to take a turn even if nothing happens (timers: expiry, idle clients). None: no timer.
     pub fn next_wake(&self) -> Option<Millis> {
         let asked = self.core.config.timeout_s > 0 || self.buffers_need_timer();
+        let asked = asked || self.budget_needs_timer();
         let needed = self.core.store.has_expiring() || self.store_needs_timer() || asked;
         needed.then(|| self.timers.next_tick())
     }

@@ -274,6 +274,11 @@ impl BufferPool {
         self.free.pop().unwrap_or_else(|| Vec::with_capacity(256))
     }
 
+    /// Bytes of the buffers kept.
+    pub fn held_bytes(&self) -> usize {
+        self.free.iter().map(Vec::capacity).sum()
+    }
+
     /// Keeps a buffer for later, unless it is large or enough are kept.
     #[inline]
     pub fn give(&mut self, mut buffer: Vec<u8>) {

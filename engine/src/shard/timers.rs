@@ -1,6 +1,7 @@
 //! What a shard does by the clock: keys that expire unread, idle clients, memory given back in slices.
 
 use super::Shard;
+use super::budget::Tick;
 use crate::id::{Millis, SessionId};
 use crate::limits;
 
@@ -14,7 +15,7 @@ pub(super) struct Timers {
     /// Tables wait to be freed.
     freeing: bool,
     /// Deleted entries left memory to give back.
-    compacting: bool,
+    pub compacting: bool,
     /// Changes of the store up to the last tick, and whether there were none since the tick before.
     changes: u64,
     quiet: bool,
@@ -47,8 +48,8 @@ impl Timers {
 }
 
 impl Shard {
-    /// Runs what is due, at most a slice of each.
-    pub(super) fn run_timers(&mut self, now: Millis) {
+    /// Runs what is due, at most a slice of each. Says if it is a tick, and of which kind.
+    pub(super) fn run_timers(&mut self, now: Millis) -> Option<Tick> {
         self.timers.now = now;
         let interval = (1000 / u64::from(self.core.config.hz.max(1))).max(limits::TICK_MS_MIN);
         // Also when the clock was set back.
@@ -60,7 +61,7 @@ impl Shard {
             self.check_soft_limits(now);
             self.count_values_again();
             self.core.store.tick(now);
-            let changes = self.core.store.counters().changes + self.core.store.counters().expired;
+            let changes = self.changes();
             self.timers.quiet = changes == std::mem::replace(&mut self.timers.changes, changes);
         }
         if self.timers.expire_slices > 0 {
@@ -71,12 +72,19 @@ impl Shard {
         if ticked || self.timers.compacting {
             self.timers.compacting = self.core.store.compact_slice(now);
         }
+        let tick = if self.timers.quiet { Tick::Quiet } else { Tick::Busy };
+        ticked.then_some(tick)
+    }
+
+    /// What happened to the store since the start that may leave something to tidy up.
+    fn changes(&self) -> u64 {
+        let counters = self.core.store.counters();
+        counters.changes + counters.expired + counters.evicted
     }
 
     /// Whether the store may have something to tidy up: it was changed, and no tick has found it unchanged since.
     pub(super) fn store_needs_timer(&self) -> bool {
-        let counters = self.core.store.counters();
-        counters.changes + counters.expired != self.timers.changes || !self.timers.quiet
+        self.changes() != self.timers.changes || !self.timers.quiet
     }
 
     /// Closes clients that said nothing and read nothing for `timeout` seconds; looks at some of them each time.

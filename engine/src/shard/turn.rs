@@ -125,8 +125,9 @@ impl Shard {
         self.execute(&mut context, &mut batch);
         self.step_waiters(&mut context, &mut batch);
         self.core.store.reap(now);
-        self.run_timers(now);
+        let tick = self.run_timers(now);
         self.enforce_buffer_limits(now);
+        self.run_budget(now, &mut *context.machine, tick);
 
         batch.owned.clear();
         for (_, frame) in batch.frames.drain(..) {
@@ -444,7 +445,7 @@ impl Shard {
         let mut scratch = std::mem::take(&mut batch.scratch);
         let result = match operation.command.row().handler {
             Handler::Shard(handler) => {
-                self.refresh_gauges();
+                self.refresh_gauges(call.now);
                 let sessions = &self.sessions;
                 let clients = || super::dispatch::client_list(sessions, call.now);
                 let core = &mut self.core;
@@ -456,10 +457,12 @@ impl Shard {
                         config: &mut core.config,
                         stats: &mut core.stats,
                         random: &mut || core.random.next(),
+                        compact: &mut self.timers.compacting,
                         clients: &clients,
                     };
                     handler(&call, &mut owner, &mut ReplyWriter::new(&mut scratch, dialect))
                 })
+                .inspect(|_| self.core.config_changed())
             }
             _ => self.core.run(&call, context.machine, ReplyWriter::new(&mut scratch, dialect)),
         };
@@ -519,6 +522,7 @@ impl Core {
     /// Runs a command on keys.
     #[inline(always)]
     fn run(&mut self, call: &Call<'_>, machine: &mut dyn Machine, mut reply: ReplyWriter<'_>) -> CommandResult {
+        self.admit(call, machine)?;
         self.count(call, machine, |core| match call.command.row().handler {
             Handler::Read(handler) => handler(call, &core.store, &mut reply),
             Handler::Write(handler) => handler(call, &mut core.store, &mut reply),

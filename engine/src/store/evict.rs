@@ -25,6 +25,8 @@ pub struct Evicted {
     pub evicted: u64,
     /// Keys that had expired anyway.
     pub expired: u64,
+    /// What they all took.
+    pub bytes: usize,
 }
 
 /// Keys at which the hand looks at a time. Where the policy has no order of all keys, the worst of so many goes (Redis
@@ -65,11 +67,12 @@ impl Keyspace {
         }
     }
 
-    /// Evicts some keys: at most some tens of microseconds of work. There is at least one that may go, and it may take
-    /// several slices to come to it.
+    /// Evicts keys until `bytes` are free or a slice is over, at most 10 µs. There is at least one that may go, and it may
+    /// take several slices to come to it.
     pub(super) fn evict_slice(
         &mut self,
         policy: Policy,
+        bytes: usize,
         now: Millis,
         rehash: &impl Fn(EntryRef) -> u64,
         random: &mut dyn FnMut() -> u64,
@@ -77,26 +80,21 @@ impl Keyspace {
         let mut done = Evicted::default();
         match policy {
             Policy::NoEviction => {}
-            Policy::AllKeysLru | Policy::AllKeysLfu | Policy::AllKeysS3Fifo => self.evict_marked(now, rehash, &mut done),
-            Policy::VolatileLru | Policy::VolatileLfu => {
-                let rank = |keyspace: &Keyspace, _, mark| keyspace.marks.rank(mark).into();
-                self.evict_worst(policy, now, rehash, &mut done, rank);
-            }
-            Policy::VolatileTtl => {
-                let due = |keyspace: &Keyspace, place, _| keyspace.table.entry(place).expire_ms();
-                self.evict_worst(policy, now, rehash, &mut done, due);
-            }
-            Policy::AllKeysRandom | Policy::VolatileRandom => {
-                // Somewhere else each time, and there one of those that may go.
-                self.hands.evict = random() as usize % self.table.buckets();
-                self.evict_worst(policy, now, rehash, &mut done, |_, _, _| random());
+            Policy::AllKeysLru | Policy::AllKeysLfu | Policy::AllKeysS3Fifo => self.evict_marked(bytes, now, rehash, &mut done),
+            _ => {
+                for _ in 0..limits::EVICT_SLICE_SAMPLES {
+                    if done.bytes >= bytes || self.evictable(policy) == 0 {
+                        break;
+                    }
+                    self.evict_of_sample(policy, now, rehash, &mut done, random);
+                }
             }
         }
         done
     }
 
     /// Evicts what the marks of all keys say.
-    fn evict_marked(&mut self, now: Millis, rehash: &impl Fn(EntryRef) -> u64, done: &mut Evicted) {
+    fn evict_marked(&mut self, bytes: usize, now: Millis, rehash: &impl Fn(EntryRef) -> u64, done: &mut Evicted) {
         self.renew_slice(now);
         if self.hands.evict == 0 {
             self.marks.aim();
@@ -104,6 +102,11 @@ impl Keyspace {
         let Some(wanted) = self.marks.wanted() else { return };
         let found = find(&self.table, &mut self.hands.evict, false, |mark| wanted[mark as usize].get() != KEEP);
         for (place, mark) in found.iter() {
+            if done.bytes >= bytes {
+                // The others are met again.
+                self.hands.evict = Table::hand_at(place);
+                return;
+            }
             if !self.table.is_renewed(place) {
                 continue;
             }
@@ -115,17 +118,28 @@ impl Keyspace {
         }
     }
 
-    /// Evicts the one of a few keys whose rank is the lowest.
-    fn evict_worst(
+    /// Evicts the one of a few keys that the policy likes least.
+    fn evict_of_sample(
         &mut self,
         policy: Policy,
         now: Millis,
         rehash: &impl Fn(EntryRef) -> u64,
         done: &mut Evicted,
-        mut rank: impl FnMut(&Keyspace, Place, u8) -> u64,
+        random: &mut dyn FnMut() -> u64,
     ) {
+        let by_chance = matches!(policy, Policy::AllKeysRandom | Policy::VolatileRandom);
+        if by_chance {
+            // Somewhere else each time, and there one of those that may go.
+            self.hands.evict = random() as usize % self.table.buckets();
+        }
         let found = find(&self.table, &mut self.hands.evict, policy.volatile_only(), |_| true);
-        let worst = found.iter().min_by_key(|&(place, mark)| rank(self, place, mark));
+        let worst = found.iter().min_by_key(|&(place, mark)| match policy {
+            Policy::VolatileTtl => self.table.entry(place).expire_ms(),
+            _ if by_chance => random(),
+            // What has no mark of this policy yet was used before all that have.
+            _ if !self.table.is_renewed(place) => 0,
+            _ => self.marks.rank(mark).into(),
+        });
         if let Some((place, _)) = worst {
             self.evict(place, now, rehash, done);
         }
@@ -135,6 +149,7 @@ impl Keyspace {
     fn evict(&mut self, place: Place, now: Millis, rehash: &impl Fn(EntryRef) -> u64, done: &mut Evicted) {
         let entry = self.table.entry(place);
         let was_due = is_expired(entry, now);
+        done.bytes += entry.memory_bytes();
         *(if was_due { &mut done.expired } else { &mut done.evicted }) += 1;
         if self.table.is_renewed(place) && !was_due {
             self.marks.evicted(self.table.mark(place).get(), rehash(entry));

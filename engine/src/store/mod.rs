@@ -83,6 +83,26 @@ pub struct StoreCounters {
     pub misses: u64,
 }
 
+/// Bytes of one shard's data by what they are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreMemory {
+    /// Slots of entries: keys, values up to 16 KiB, headers, what rounding costs.
+    pub slots: usize,
+    /// Values, and keys, that are longer.
+    pub outside: usize,
+    /// Tables, and what eviction remembers.
+    pub tables: usize,
+    /// Free slots, and free pages that were not given back: taken from the system and not used.
+    pub slack: usize,
+}
+
+impl StoreMemory {
+    /// What is in use: this is what `maxmemory` is about.
+    pub fn used(self) -> usize {
+        self.slots + self.outside + self.tables
+    }
+}
+
 /// The data of one shard.
 pub struct Store {
     keyspaces: Vec<Keyspace>,
@@ -397,6 +417,30 @@ impl Store {
         self.keyspaces.len()
     }
 
+    /// Bytes of entries and tables, what waits to be freed not included.
+    pub fn memory(&self) -> StoreMemory {
+        let mut sum = StoreMemory::default();
+        // Most databases are never used.
+        for keyspace in self.keyspaces.iter().filter(|keyspace| keyspace.table.segments() > 0) {
+            let slots = keyspace.arena.used_bytes();
+            sum.slots += slots;
+            sum.outside += keyspace.outside_bytes;
+            sum.tables += keyspace.table.memory_bytes() + keyspace.marks.memory_bytes();
+            sum.slack += keyspace.arena.held_bytes().saturating_sub(slots);
+        }
+        sum
+    }
+
+    /// Bytes of a database's table.
+    pub fn table_bytes(&self, db: u8) -> usize {
+        self.keyspaces[db as usize].table.memory_bytes()
+    }
+
+    /// Keys of flushed databases that wait to be freed.
+    pub fn pending_free(&self) -> usize {
+        self.garbage.iter().map(|(table, _)| table.len()).sum()
+    }
+
     /// Bytes held for entries and tables, what waits to be freed not included.
     pub fn memory_bytes(&self) -> usize {
         let held =
@@ -412,6 +456,7 @@ impl Store {
     /// CONFIG RESETSTAT: everything counted but the changes goes back to zero.
     pub fn reset_counters(&mut self) {
         self.counters.expired = 0;
+        self.counters.evicted = 0;
         self.hits.set(0);
         self.misses.set(0);
     }
@@ -481,8 +526,8 @@ impl Store {
         self.keyspaces.iter().any(|keyspace| keyspace.evictable(self.policy) > 0)
     }
 
-    /// Evicts a few keys, at most some tens of microseconds of work. False if there is nothing to evict.
-    pub fn evict_slice(&mut self, now: Millis, random: &mut dyn FnMut() -> u64) -> bool {
+    /// Evicts keys until `bytes` are free or a slice is over, at most 10 µs. False if there is nothing to evict.
+    pub fn evict_slice(&mut self, bytes: usize, now: Millis, random: &mut dyn FnMut() -> u64) -> bool {
         // Each database gives in proportion to what it has: there is no order of keys across them.
         let all: usize = self.keyspaces.iter().map(|keyspace| keyspace.evictable(self.policy)).sum();
         if all == 0 {
@@ -498,7 +543,7 @@ impl Store {
         let Some(keyspace) = chosen else { return false };
         let hasher = &self.hasher;
         let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
-        let evicted = keyspace.evict_slice(self.policy, now, &rehash, random);
+        let evicted = keyspace.evict_slice(self.policy, bytes, now, &rehash, random);
         self.counters.evicted += evicted.evicted;
         self.counters.expired += evicted.expired;
         true

@@ -777,6 +777,11 @@ impl Table {
         at
     }
 
+    /// The position of a hand that comes to this place next.
+    pub fn hand_at(place: Place) -> usize {
+        place.segment as usize * BUCKETS + place.bucket as usize
+    }
+
     /// Buckets there are: what a hand goes through.
     pub fn buckets(&self) -> usize {
         self.heads.len() * BUCKETS

@@ -94,6 +94,43 @@ fn what_is_due_goes_by_reading_and_by_slices() {
     assert_eq!((store.len(1), store.expiring(1), store.counters().expired), (0, 0, 1_000));
 }
 
+/// What is counted as it changes is what a walk over all entries finds.
+fn assert_counted(store: &Store) {
+    let (mut slots, mut outside) = (0, 0);
+    for db in 0..store.databases() as u8 {
+        store.scan(db, 0, usize::MAX, Millis(0), |entry| {
+            slots += entry.memory_bytes() - entry.outside_bytes();
+            outside += entry.outside_bytes();
+        });
+    }
+    let memory = store.memory();
+    assert_eq!((memory.slots, memory.outside), (slots, outside));
+}
+
+#[test]
+fn what_is_evicted_is_free_at_once_and_policies_take_what_they_are_about() {
+    let mut store = store();
+    let mut state = 7u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.rotate_left(32)
+    };
+    for i in 0..3_000u32 {
+        let expiry = if i.is_multiple_of(100) { Expiry::At(Millis(1 << 40)) } else { Expiry::Never };
+        store.set(store.key((i % 2) as u8, &i.to_le_bytes()), NewValue::from(&[1; 100][..]), expiry, NOW);
+    }
+    assert!(!store.evict_slice(1000, NOW, &mut random));
+    store.set_policy(Policy::VolatileTtl, LfuSettings::default());
+    let full = store.memory().used();
+    while store.evict_slice(1000, NOW, &mut random) {}
+    assert_eq!((store.counters().evicted, store.expiring(0) + store.expiring(1)), (30, 0));
+    assert!(full - store.memory().used() >= 30 * 100);
+    assert_counted(&store);
+    store.set_policy(Policy::AllKeysLru, LfuSettings::default());
+    while store.evict_slice(1000, NOW, &mut random) {}
+    assert_eq!((store.len(0), store.len(1), store.counters().evicted, store.memory().slots), (0, 0, 3_000, 0));
+}
+
 #[test]
 fn what_stays_when_most_goes_is_moved_together() {
     let mut store = store();
@@ -109,6 +146,7 @@ fn what_stays_when_most_goes_is_moved_together() {
         assert!(store.remove(store.key(0, name(i).as_bytes()), NOW));
     }
     while store.compact_slice(NOW) {}
+    assert_counted(&store);
     let left = store.memory_bytes();
     assert!(left < full / 2, "{full} bytes of which {left} are left");
     for i in (0..60_000).filter(|i| i % 10 == 0) {
@@ -226,6 +264,7 @@ proptest! {
             if position == 0 { break; }
         }
         prop_assert_eq!(live, model);
+        assert_counted(&store);
         while store.expire_slice(now) {}
         store.reap(now);
     }

@@ -13,6 +13,7 @@ use crate::mesh::CachePadded;
 struct Load {
     connections: AtomicU32,
     buffers_bytes: AtomicU64,
+    used_bytes: AtomicU64,
 }
 
 /// Figures every worker may look at. They are counts, not messages: nothing is ordered by them, hence Relaxed.
@@ -20,11 +21,20 @@ pub struct Census {
     loads: Vec<CachePadded<Load>>,
     /// Shards that are asked to stop and owe nobody anything.
     drained: AtomicUsize,
+    /// The pool of `maxmemory`: bytes leased to the shards. On a line of its own, because shards that fill write to it.
+    leased: CachePadded<AtomicU64>,
+    /// The most that all shards together used.
+    used_peak: AtomicU64,
 }
 
 impl Census {
     pub fn new(shards: usize) -> Census {
-        Census { loads: (0..shards).map(|_| CachePadded::default()).collect(), drained: AtomicUsize::new(0) }
+        Census {
+            loads: (0..shards).map(|_| CachePadded::default()).collect(),
+            drained: AtomicUsize::new(0),
+            leased: CachePadded::default(),
+            used_peak: AtomicU64::new(0),
+        }
     }
 
     /// Counts a connection to the shard with the fewest, `own` if that is one of them, and says which it is and how many
@@ -71,6 +81,36 @@ impl Census {
     pub fn buffers_others(&self, own: ShardId) -> u64 {
         let others = self.loads.iter().enumerate().filter(|(shard, _)| *shard != own.index());
         others.map(|(_, load)| load.0.buffers_bytes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Leases up to `bytes` of the process's memory, as many as keep all leases at `ceiling` bytes at most; says how many.
+    pub fn lease(&self, bytes: u64, ceiling: u64) -> u64 {
+        let granted = |leased: u64| bytes.min(ceiling.saturating_sub(leased));
+        let grant = |leased| (granted(leased) > 0).then(|| leased + granted(leased));
+        self.leased.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grant).map_or(0, granted)
+    }
+
+    /// Takes leased bytes back.
+    pub fn give_back(&self, bytes: u64) {
+        let before = self.leased.0.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "what is given back was leased");
+    }
+
+    /// Bytes leased to all shards.
+    pub fn leased(&self) -> u64 {
+        self.leased.0.load(Ordering::Relaxed)
+    }
+
+    /// Publishes the bytes of `maxmemory` that a shard uses.
+    pub fn publish_used(&self, shard: ShardId, bytes: u64) {
+        self.loads[shard.index()].0.used_bytes.store(bytes, Ordering::Relaxed);
+        let sum = self.loads.iter().map(|load| load.0.used_bytes.load(Ordering::Relaxed)).sum();
+        self.used_peak.fetch_max(sum, Ordering::Relaxed);
+    }
+
+    /// The most that all shards together ever published as used.
+    pub fn used_peak(&self) -> u64 {
+        self.used_peak.load(Ordering::Relaxed)
     }
 
     /// A shard owes nobody anything any more.
@@ -125,6 +165,30 @@ mod tests {
         assert_eq!(census.admit(ShardId(0)), ShardId(2));
         assert_eq!(census.connections(), [8, 9, 7]);
         assert_eq!(census.connections_total(), 24);
+    }
+
+    #[test]
+    fn leases_stay_below_the_ceiling_however_many_ask() {
+        let census = Census::new(4);
+        let got: u64 = std::thread::scope(|scope| {
+            let ask = || (0..1000).map(|_| census.lease(7, 10_000)).sum::<u64>();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("it does not panic")).sum()
+        });
+        assert_eq!((got, census.leased()), (10_000, 10_000), "the last one got what was left");
+        assert_eq!((census.lease(1, 10_000), census.lease(50, 10_020)), (0, 20));
+        census.give_back(10_020);
+        assert_eq!((census.leased(), census.lease(5, 10_000)), (0, 5));
+    }
+
+    #[test]
+    fn the_peak_is_of_all_shards_together() {
+        let census = Census::new(2);
+        census.publish_used(ShardId(0), 10);
+        census.publish_used(ShardId(1), 5);
+        census.publish_used(ShardId(0), 1);
+        census.publish_used(ShardId(1), 12);
+        assert_eq!(census.used_peak(), 15);
     }
 
     #[test]

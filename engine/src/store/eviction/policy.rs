@@ -27,20 +27,21 @@ pub enum Kind {
 }
 
 impl Policy {
+    /// In the order in which Redis lists them, Torc's own before the last.
     pub const ALL: [Policy; 9] = [
-        Policy::NoEviction,
-        Policy::AllKeysLru,
         Policy::VolatileLru,
-        Policy::AllKeysLfu,
         Policy::VolatileLfu,
-        Policy::AllKeysRandom,
         Policy::VolatileRandom,
         Policy::VolatileTtl,
+        Policy::AllKeysLru,
+        Policy::AllKeysLfu,
+        Policy::AllKeysRandom,
         Policy::AllKeysS3Fifo,
+        Policy::NoEviction,
     ];
 
     /// As `maxmemory-policy` spells it.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Policy::NoEviction => "noeviction",
             Policy::AllKeysLru => "allkeys-lru",
@@ -54,9 +55,20 @@ impl Policy {
         }
     }
 
-    /// The policy of this name, in whatever case.
-    pub fn from_name(name: &[u8]) -> Option<Policy> {
-        Policy::ALL.into_iter().find(|policy| policy.name().as_bytes().eq_ignore_ascii_case(name))
+    /// The names that `maxmemory-policy` takes.
+    pub const fn names() -> [&'static str; Policy::ALL.len()] {
+        let mut names = [""; Policy::ALL.len()];
+        let mut at = 0;
+        while at < names.len() {
+            names[at] = Policy::ALL[at].name();
+            at += 1;
+        }
+        names
+    }
+
+    /// The policy of this name, in lower case.
+    pub fn from_name(name: &str) -> Option<Policy> {
+        Policy::ALL.into_iter().find(|policy| policy.name() == name)
     }
 
     /// What the marks of its keys say. Where the policy needs no mark they say when a key was touched, for

@@ -1,0 +1,267 @@
+//! `maxmemory`: one budget for the process, leased to the shards in pieces from a pool that the machine keeps.
+//!
+//! A shard may use what it has leased. A write is counted against the *headroom*, one subtraction; only when that is used
+//! up does the shard look at what it really uses, ask for a further lease, and, when there is none, evict in slices. So one
+//! shard may use nearly all of the budget while the others need none, and nobody waits for anybody.
+//!
+//! ```text
+//! maxmemory |---- leased to 0 ----|--- leased to 1 ---|... pool ...|
+//!           |==== used ====|..headroom..|
+//! ```
+//!
+//! *Debt*: a write that is let in before enough was evicted leaves the shard with more than it has leased, by what it
+//! brought and no more. It is worked off in the following turns and by each write.
+//!
+//! *Fairness*: who finds the pool empty below its fair share, `maxmemory` / shards, may overdraw it a little. While the
+//! pool is overdrawn the shards above their share give back what they do not use, and evict to give back more; with a
+//! lease above its share a shard therefore looks at the pool at every tick, busy or not.
+
+use super::{Core, Shard};
+use crate::command::{Call, Error, flag};
+use crate::id::Millis;
+use crate::limits;
+use crate::machine::Machine;
+
+/// What one shard has of `maxmemory`.
+#[derive(Debug)]
+pub(super) struct Budget {
+    /// There is a budget, or it is not known yet.
+    bounded: bool,
+    /// Bytes that writes may still bring before anything is looked at.
+    headroom: i64,
+    /// What it was when the store was last looked at.
+    headroom_seen: i64,
+    /// Bytes leased from the pool.
+    lease: u64,
+    /// Evicting in the next turn will help.
+    in_debt: bool,
+    /// Since when more is used than leased.
+    exceeded_since: Option<Millis>,
+    /// Bytes of this shard's client buffers.
+    buffer_bytes: u64,
+}
+
+impl Budget {
+    /// Nothing leased; the first write looks at what the budget is.
+    pub fn new() -> Budget {
+        Budget {
+            bounded: true,
+            headroom: 0,
+            headroom_seen: 0,
+            lease: 0,
+            in_debt: false,
+            exceeded_since: None,
+            buffer_bytes: 0,
+        }
+    }
+
+    /// Makes the next write, and the end of the turn, look at everything anew.
+    pub fn look_again(&mut self) {
+        self.bounded = true;
+        (self.headroom, self.headroom_seen) = (-1, 0);
+    }
+
+    /// Whether evicting goes on without any event.
+    pub fn has_work(&self) -> bool {
+        self.in_debt
+    }
+
+    pub fn lease(&self) -> u64 {
+        self.lease
+    }
+
+    /// How long more has been used than leased by now, milliseconds.
+    pub fn exceeded_ms(&self, now: Millis) -> u64 {
+        self.exceeded_since.map_or(0, |since| now.0.saturating_sub(since.0))
+    }
+
+    /// Notes what writes may bring, at the end of a look at everything.
+    fn set_headroom(&mut self, bytes: i64) {
+        (self.headroom, self.headroom_seen) = (bytes, bytes);
+    }
+}
+
+/// The piece in which a shard that fills leases memory.
+fn chunk_bytes(maxmemory: u64) -> u64 {
+    (maxmemory / limits::LEASE_PART).max(limits::LEASE_BYTES_MIN)
+}
+
+/// By how much the shards below their share may overdraw the pool, together.
+fn overdraft_bytes(maxmemory: u64) -> u64 {
+    (chunk_bytes(maxmemory) * limits::OVERDRAFT_LEASES).min(maxmemory / limits::OVERDRAFT_PART)
+}
+
+impl Core {
+    /// A command about the shard itself was executed, which may have changed settings.
+    pub(super) fn config_changed(&mut self) {
+        self.store.set_policy(self.config.maxmemory_policy, self.config.lfu());
+        self.budget.look_again();
+    }
+
+    /// The last gate: whether a command that may use more memory may run.
+    #[inline(always)]
+    pub(super) fn admit(&mut self, call: &Call<'_>, machine: &mut dyn Machine) -> Result<(), Error> {
+        let flags = call.command.gate().flags;
+        if flags & flag::DENYOOM == 0 || !self.budget.bounded {
+            return Ok(());
+        }
+        let brought = call.args().bytes_from(1) as u64 + limits::WRITE_OVERHEAD_BYTES;
+        self.budget.headroom -= brought as i64;
+        if self.budget.headroom < 0 || flags & flag::GROWS != 0 {
+            return self.make_room(call, brought, machine);
+        }
+        Ok(())
+    }
+
+    /// Leases or evicts what a write needs. Err: there is no room, and none can be made.
+    #[cold]
+    fn make_room(&mut self, call: &Call<'_>, brought: u64, machine: &mut dyn Machine) -> Result<(), Error> {
+        if self.config.maxmemory == 0 {
+            self.be_unbounded(machine, call.now);
+            return Ok(());
+        }
+        let before = self.used_bytes();
+        self.ask(before + brought, chunk_bytes(self.config.maxmemory), machine);
+        let (used, evictable) = self.evict_to(self.budget.lease.saturating_sub(brought), before, call.now);
+        let debt = used.saturating_sub(self.budget.lease);
+        // What it brings is in the process already, and it goes on if no more than that is added to what is to be evicted.
+        let grows_debt = debt > overdraft_bytes(self.config.maxmemory) && before - used < brought;
+        if debt > 0 && (!evictable || grows_debt) {
+            self.budget.set_headroom(self.budget.lease as i64 - used as i64);
+            let counters = &mut self.stats.commands[call.command.index()];
+            counters.rejected += 1;
+            self.stats.counters.total_error_replies += 1;
+            return Err(Error::OutOfMemory);
+        }
+        self.budget.headroom = self.budget.lease as i64 - used as i64 - brought as i64;
+        if call.command.gate().flags & flag::GROWS != 0 {
+            self.budget.look_again();
+        }
+        Ok(())
+    }
+
+    /// Evicts until at most `target` bytes are used, or a slice's time is over. Returns what is used then, and whether
+    /// evicting more would help.
+    fn evict_to(&mut self, target: u64, mut used: u64, now: Millis) -> (u64, bool) {
+        let policy = self.config.maxmemory_policy;
+        let mut evictable = policy.evicts();
+        for _ in 0..limits::EVICT_SLICES {
+            if used <= target || !evictable {
+                break;
+            }
+            let random = &mut self.random;
+            evictable = self.store.evict_slice((used - target) as usize, now, &mut || random.next());
+            used = self.used_bytes();
+        }
+        (used, evictable)
+    }
+
+    /// Leases more if more than the lease is `wanted`, in pieces of `grain` bytes; less if there is no more.
+    fn ask(&mut self, wanted: u64, grain: u64, machine: &mut dyn Machine) {
+        let maxmemory = self.config.maxmemory;
+        let Some(missing) = wanted.checked_sub(self.budget.lease).filter(|&missing| missing > 0) else { return };
+        let pieces = missing.div_ceil(grain) * grain;
+        self.budget.lease += machine.lease(pieces, maxmemory);
+        let fair = self.fair_share();
+        if self.budget.lease < wanted.min(fair) && self.config.maxmemory_policy.evicts() {
+            let pieces = pieces.min(fair - self.budget.lease);
+            self.budget.lease += machine.lease(pieces, maxmemory.saturating_add(overdraft_bytes(maxmemory)));
+        }
+    }
+
+    /// What this shard uses of `maxmemory`: its data, and its clients' buffers.
+    fn used_bytes(&self) -> u64 {
+        self.store.memory().used() as u64 + self.budget.buffer_bytes
+    }
+
+    fn fair_share(&self) -> u64 {
+        self.config.maxmemory / self.shards as u64
+    }
+
+    fn be_unbounded(&mut self, machine: &mut dyn Machine, now: Millis) {
+        self.note_exceeded(false, now);
+        if self.budget.lease > 0 {
+            machine.give_back(std::mem::take(&mut self.budget.lease));
+        }
+        self.budget.in_debt = false;
+        self.budget.bounded = false;
+        self.budget.set_headroom(0);
+    }
+
+    /// Brings lease and headroom in line with what is used, pays debts, and gives back what others should have.
+    fn balance(&mut self, machine: &mut dyn Machine, now: Millis, tick: Option<Tick>) {
+        let maxmemory = self.config.maxmemory;
+        if maxmemory == 0 {
+            return self.be_unbounded(machine, now);
+        }
+        let used = self.used_bytes();
+        self.note_exceeded(used > self.budget.lease, now);
+        let grain = match tick {
+            Some(Tick::Quiet) => limits::LEASE_GRAIN_BYTES,
+            _ => chunk_bytes(maxmemory),
+        };
+        self.ask(used, grain, machine);
+        // Who has more than its share owes what the pool is overdrawn by.
+        let lease = self.budget.lease;
+        let owed = machine.leased().saturating_sub(maxmemory).min(lease.saturating_sub(self.fair_share()));
+        let target = lease - owed;
+        let (used, evictable) = self.evict_to(target, used, now);
+        let unused = lease.saturating_sub(used);
+        let given = match tick {
+            _ if owed > 0 => owed.min(unused),
+            Some(Tick::Quiet) if unused > limits::LEASE_GRAIN_BYTES => unused,
+            Some(Tick::Busy) if unused > 2 * grain => unused - grain,
+            _ => 0,
+        };
+        if given > 0 {
+            machine.give_back(given);
+            self.budget.lease -= given;
+        }
+        self.budget.in_debt = evictable && used > target;
+        self.budget.set_headroom(self.budget.lease.min(target) as i64 - used as i64);
+        self.note_exceeded(used > self.budget.lease, now);
+    }
+
+    fn note_exceeded(&mut self, exceeded: bool, now: Millis) {
+        if !exceeded {
+            self.stats.counters.eviction_exceeded_ms += self.budget.exceeded_ms(now);
+            self.budget.exceeded_since = None;
+        } else if self.budget.exceeded_since.is_none() {
+            self.budget.exceeded_since = Some(now);
+        }
+    }
+}
+
+/// What kind of tick it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tick {
+    /// The store was changed since the one before.
+    Busy,
+    Quiet,
+}
+
+impl Shard {
+    /// At the end of a turn: the budget, if anything was written or it is time to look.
+    pub(super) fn run_budget(&mut self, now: Millis, machine: &mut dyn Machine, tick: Option<Tick>) {
+        let core = &mut self.core;
+        core.budget.buffer_bytes = self.buffer_bytes;
+        let budget = &core.budget;
+        if budget.bounded && (tick.is_some() || budget.in_debt || budget.headroom != budget.headroom_seen) {
+            core.balance(machine, now, tick);
+        }
+        if tick.is_some() {
+            machine.publish_used(core.id, core.used_bytes());
+        }
+    }
+
+    /// Whether the budget needs the clock: others may need what this shard has beyond its share, or does not use.
+    pub(super) fn budget_needs_timer(&self) -> bool {
+        let core = &self.core;
+        let (maxmemory, lease) = (core.config.maxmemory, core.budget.lease);
+        if maxmemory == 0 || lease == 0 {
+            return false;
+        }
+        let unused = lease.saturating_sub(core.used_bytes());
+        core.config.maxmemory_policy.evicts() && lease > core.fair_share() || unused > 2 * chunk_bytes(maxmemory)
+    }
+}
