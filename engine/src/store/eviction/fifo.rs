@@ -20,8 +20,8 @@
 //! The last line is its price: what comes back does so later than what is evicted is counted, so a main queue that begins
 //! to be emptied looks staler than it is.
 //!
-//! A share of the small queue's turns given to the main queue at all times loses 6 points of the first line; promotion
-//! after one read brings nothing in the second.
+//! To give the main queue half of the small queue's turns at all times brings as much in the second line, and loses 6
+//! points of the first.
 //!
 //! ```text
 //! mark   7 6   | 5 ....... 0
