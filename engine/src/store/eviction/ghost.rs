@@ -68,7 +68,7 @@ impl Table {
     fn place(&mut self, hash: u64) -> (&mut [u16], u16) {
         let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let buckets = self.fingerprints.len() / BUCKET;
-        let bucket = ((mixed >> 32) as u128 * buckets as u128 >> 32) as usize;
+        let bucket = (((mixed >> 32) as u128 * buckets as u128) >> 32) as usize;
         (&mut self.fingerprints[bucket * BUCKET..][..BUCKET], (mixed as u16 & !QUEUE).max(QUEUE + 1))
     }
 

@@ -24,7 +24,7 @@ impl Random {
     }
 
     pub fn below(&mut self, bound: usize) -> usize {
-        ((self.next() >> 32) * bound as u64 >> 32) as usize
+        (((self.next() >> 32) * bound as u64) >> 32) as usize
     }
 
     fn unit(&mut self) -> f64 {
@@ -33,9 +33,9 @@ impl Random {
 }
 
 pub fn mix(mut z: u64) -> u64 {
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// Ranks with probability proportional to 1 / rank^exponent (Vose's alias method).
@@ -197,7 +197,7 @@ impl Hand {
     }
 
     pub fn insert(&mut self, key: u32) {
-        let mut at = ((Self::hash(key) >> 32) * self.slots.len() as u64 >> 32) as usize;
+        let mut at = (((Self::hash(key) >> 32) * self.slots.len() as u64) >> 32) as usize;
         while self.slots[at].0 != NOWHERE {
             at = (at + 1) % self.slots.len();
         }
