@@ -31,7 +31,7 @@ pub struct Evicted {
 
 /// Keys at which the hand looks at a time. Where the policy has no order of all keys, the worst of so many goes (Redis
 /// looks at 5 unless told otherwise).
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 24;
 
 /// Keys that the hand has found, without memory of their own.
 struct Found {
@@ -199,12 +199,13 @@ impl Keyspace {
 fn find(table: &Table, hand: &mut usize, volatile_only: bool, wanted: impl Fn(u8) -> bool) -> Found {
     let mut found = Found { places: [None; AT_ONCE], len: 0 };
     let next = table.sweep(*hand, limits::EVICT_SLICE_BUCKETS, volatile_only, |place, mark, volatile| {
-        if (volatile || !volatile_only) && found.len < AT_ONCE && wanted(mark) {
+        if (volatile || !volatile_only) && wanted(mark) {
             table.prefetch_at(place);
             found.places[found.len] = Some((place, mark));
             found.len += 1;
         }
-        found.len == AT_ONCE
+        // None of a bucket is left out: the next may be full of them.
+        found.len + Table::SLOTS_PER_BUCKET > AT_ONCE
     });
     *hand = if next >= table.buckets() { 0 } else { next };
     found

@@ -777,6 +777,9 @@ impl Table {
         at
     }
 
+    /// Most entries that a hand meets between two positions.
+    pub const SLOTS_PER_BUCKET: usize = SLOTS_PER_BUCKET;
+
     /// The position of a hand that comes to this place next.
     pub fn hand_at(place: Place) -> usize {
         place.segment as usize * BUCKETS + place.bucket as usize
