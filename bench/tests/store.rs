@@ -72,7 +72,8 @@ fn hit_ratios_stand_beside_exact_caches() {
     let servers = [redis];
     let with = |policies: &str| {
         let size = ["hit-ratio", "--keys", "20000", "--sizes", "5", "--value-size", "256", "--json"];
-        let course = ["--requests", "20000", "--warmup", "10000", "--trace", "zipf:0.99 loop:1.1", "--policy", policies];
+        let course =
+            ["--requests", "20000", "--warmup", "10000", "--trace", "zipf:0.99 loop:1.1", "--policy", policies];
         run_words(&servers, &[size, course].concat())
     };
     let output = with("allkeys-lru no-such-policy");
