@@ -184,6 +184,12 @@ impl Client {
     }
 }
 
+/// By which error replies are counted: `OOM` of `-OOM command not allowed`.
+pub fn first_word(reply: &[u8]) -> String {
+    let text = String::from_utf8_lossy(reply);
+    text.trim_start_matches('-').split_whitespace().next().unwrap_or_default().to_string()
+}
+
 /// Appends a command as RESP.
 pub fn write_request(out: &mut Vec<u8>, words: &[&[u8]]) {
     write_length(out, b'*', words.len());

@@ -1,5 +1,6 @@
 //! What can go wrong, by family: the command line is wrong, the server is, or the machine is.
 
+use std::collections::BTreeMap;
 use std::io;
 
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,16 @@ impl Error {
     pub fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
         let operation = operation.into();
         move |source| Error::Io { operation, source }
+    }
+
+    /// An error if there were error replies, counted by kind.
+    pub fn if_refused(kinds: &BTreeMap<String, u64>) -> Result<(), Error> {
+        if kinds.is_empty() {
+            return Ok(());
+        }
+        let count = kinds.values().sum();
+        let kinds = kinds.iter().map(|(kind, count)| format!("{kind} {count} times")).collect::<Vec<_>>();
+        Err(Error::Refused { count, kinds: kinds.join(", ") })
     }
 
     pub fn dead(address: impl ToString, reason: impl ToString) -> Error {

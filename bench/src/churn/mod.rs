@@ -13,7 +13,7 @@
 mod sizes;
 
 use crate::bar::Bar;
-use crate::client::{Client, write_request};
+use crate::client::{Client, first_word, write_request};
 use crate::compare::servers::{Server, ServerSpec};
 use crate::error::Error;
 use crate::keys;
@@ -131,13 +131,9 @@ pub fn run(args: &ChurnArgs) -> Result<(), Error> {
     }
     let mut refused = BTreeMap::new();
     for (kind, count) in cells.iter().flat_map(|cell| &cell.runs).flat_map(|run| &run.refused) {
-        *refused.entry(kind).or_insert(0) += count;
+        *refused.entry(kind.clone()).or_insert(0) += count;
     }
-    if refused.is_empty() {
-        return Ok(());
-    }
-    let kinds = refused.iter().map(|(kind, count)| format!("{kind} {count} times")).collect::<Vec<_>>();
-    Err(Error::Refused { count: refused.values().sum(), kinds: kinds.join(", ") })
+    Error::if_refused(&refused)
 }
 
 fn check(args: &ChurnArgs) -> Result<Windows, Error> {
@@ -350,9 +346,7 @@ impl<'a> Churn<'a> {
         let owed = std::mem::take(&mut self.owed[client]);
         self.clients[client].replies(owed, |reply| {
             if reply != b"+OK\r\n" {
-                let text = String::from_utf8_lossy(reply);
-                let kind = text.trim_start_matches('-').split_whitespace().next().unwrap_or_default();
-                *refused.entry(kind.to_string()).or_default() += 1;
+                *refused.entry(first_word(reply)).or_default() += 1;
             }
         })
     }

@@ -2,12 +2,13 @@
 //!
 //! Requests go in batches, which both sides see alike: first all GETs of the batch, then SETs of the keys that it missed,
 //! each once, in the order in which they were first missed. So a key that comes twice in a batch and is not held is missed
-//! twice. A batch is at most a hundredth of what the cache is for, so that this differs little from request by request.
+//! twice. A batch is at most a hundredth of what the cache is for, so that this differs little from request by request. The SETs
+//! of a batch travel in front of the GETs of the next one, which saves every other way to the server and back.
 
 use super::cache::Cache;
 use super::requests::Requests;
 use crate::bar::Bar;
-use crate::client::{Client, write_request};
+use crate::client::{Client, first_word, write_request};
 use crate::error::Error;
 use crate::keys;
 use crate::system;
@@ -84,9 +85,12 @@ impl Measured {
 /// The client side of a server under test.
 pub struct LookAside {
     pub client: Client,
-    key_bytes: usize,
-    value_bytes: usize,
+    /// The key and the value in hand.
+    name: Vec<u8>,
+    value: Vec<u8>,
+    /// Requests to be sent, and how many SETs are among them.
     out: Vec<u8>,
+    sets: usize,
     /// Error replies by their first word.
     pub refused: BTreeMap<String, u64>,
 }
@@ -100,7 +104,9 @@ const LOOK_BATCHES: usize = 64;
 
 impl LookAside {
     pub fn new(client: Client, key_bytes: usize, value_bytes: usize) -> LookAside {
-        LookAside { client, key_bytes, value_bytes, out: Vec::new(), refused: BTreeMap::new() }
+        let mut name = vec![0; key_bytes];
+        name[..keys::PREFIX_BYTES].copy_from_slice(b"key:");
+        LookAside { client, name, value: vec![0; value_bytes], out: Vec::new(), sets: 0, refused: BTreeMap::new() }
     }
 
     /// Sends the requests and counts.
@@ -115,7 +121,7 @@ impl LookAside {
             requests.fill(batch);
             missed.clear();
             let hits = self.get(batch, &mut missed)?;
-            self.set(missed.iter().copied())?;
+            missed.iter().for_each(|&key| self.set(key));
             sent += length as u64;
             if counts {
                 measured.hits += hits;
@@ -134,6 +140,7 @@ impl LookAside {
                 system::sleep(due.saturating_sub(start.elapsed()))?;
             }
         }
+        self.get(&[], &mut missed)?;
         measured.seconds = start.elapsed().as_secs_f64();
         Ok(measured)
     }
@@ -142,22 +149,32 @@ impl LookAside {
     pub fn fill(&mut self, count: u64) -> Result<(), Error> {
         for first in (0..count).step_by(FILL_BATCH as usize) {
             system::check_interrupt()?;
-            self.set(first as u32..(first + FILL_BATCH).min(count) as u32)?;
+            (first..(first + FILL_BATCH).min(count)).for_each(|key| self.set(key as u32));
+            self.get(&[], &mut Vec::new())?;
         }
         Ok(())
     }
 
-    /// Gets the keys and returns how many were found; those that were not are appended to `missed`, once each. A value
-    /// must be the key's own.
+    /// Gets the keys, after what is to be set, and returns how many were found; those that were not are appended to
+    /// `missed`, once each. A value must be the key's own.
     fn get(&mut self, batch: &[u32], missed: &mut Vec<u32>) -> Result<u64, Error> {
-        self.out.clear();
         for &key in batch {
-            let name = key_name(self.key_bytes, key);
-            write_request(&mut self.out, &[b"GET", &name]);
+            keys::write_digits(&mut self.name[keys::PREFIX_BYTES..], key.into());
+            write_request(&mut self.out, &[b"GET", &self.name]);
         }
         self.client.send(&self.out)?;
+        self.out.clear();
         let (mut hits, mut wrong, mut asked) = (0, None, batch.iter());
-        self.client.replies(batch.len(), |reply| {
+        let (refused, value_bytes) = (&mut self.refused, self.value.len());
+        let mut sets = std::mem::take(&mut self.sets);
+        self.client.replies(sets + batch.len(), |reply| {
+            if sets > 0 {
+                sets -= 1;
+                if reply != b"+OK\r\n" {
+                    *refused.entry(first_word(reply)).or_default() += 1;
+                }
+                return;
+            }
             let key = *asked.next().expect("a reply for each request");
             match reply {
                 b"$-1\r\n" | b"_\r\n" => {
@@ -165,7 +182,7 @@ impl LookAside {
                         missed.push(key);
                     }
                 }
-                _ if is_value(reply, key, self.value_bytes) => hits += 1,
+                _ if is_value(reply, key, value_bytes) => hits += 1,
                 _ => wrong = wrong.take().or(Some(reply.to_vec())),
             }
         })?;
@@ -175,36 +192,13 @@ impl LookAside {
         }
     }
 
-    fn set(&mut self, batch: impl Iterator<Item = u32>) -> Result<(), Error> {
-        self.out.clear();
-        let mut count = 0;
-        let mut value = vec![0; self.value_bytes];
-        for key in batch {
-            let name = key_name(self.key_bytes, key);
-            keys::write_value(&mut value, key.into());
-            write_request(&mut self.out, &[b"SET", &name, &value]);
-            count += 1;
-        }
-        if count == 0 {
-            return Ok(());
-        }
-        self.client.send(&self.out)?;
-        let refused = &mut self.refused;
-        self.client.replies(count, |reply| {
-            if reply != b"+OK\r\n" {
-                let text = String::from_utf8_lossy(reply);
-                let kind = text.trim_start_matches('-').split_whitespace().next().unwrap_or_default();
-                *refused.entry(kind.to_string()).or_default() += 1;
-            }
-        })
+    /// To be sent with the next GETs.
+    fn set(&mut self, key: u32) {
+        keys::write_digits(&mut self.name[keys::PREFIX_BYTES..], key.into());
+        keys::write_value(&mut self.value, key.into());
+        write_request(&mut self.out, &[b"SET", &self.name, &self.value]);
+        self.sets += 1;
     }
-}
-
-fn key_name(key_bytes: usize, key: u32) -> Vec<u8> {
-    let mut name = vec![0; key_bytes];
-    name[..keys::PREFIX_BYTES].copy_from_slice(b"key:");
-    keys::write_digits(&mut name[keys::PREFIX_BYTES..], key.into());
-    name
 }
 
 fn is_value(reply: &[u8], key: u32, value_bytes: usize) -> bool {
@@ -279,6 +273,5 @@ mod tests {
         keys::write_value(&mut reply[4..7], 5);
         assert!(is_value(&reply, 5, 3) && !is_value(&reply, 6, 3) && !is_value(b"-ERR\r\n", 5, 3));
         assert!(!is_value(b"$1\r\n", 5, 3) && !is_value(b":1\r\n", 5, 1));
-        assert_eq!(key_name(8, 12), b"key:0012");
     }
 }

@@ -184,7 +184,7 @@ impl Limit {
         set_limit(cache, 0)?;
         let before = empty(cache)?;
         cache.fill(capacity)?;
-        refusals(cache)?;
+        Error::if_refused(&cache.refused)?;
         let held = cache.client.integer(&[b"DBSIZE"])?;
         if held != capacity {
             return Err(cache.client.wrong(format!("{capacity} keys without a limit"), held.to_string().as_bytes()));
@@ -211,14 +211,6 @@ fn empty(cache: &mut LookAside) -> Result<u64, Error> {
     used_memory(cache)
 }
 
-fn refusals(cache: &mut LookAside) -> Result<(), Error> {
-    if cache.refused.is_empty() {
-        return Ok(());
-    }
-    let kinds = cache.refused.iter().map(|(kind, count)| format!("{kind} {count} times")).collect::<Vec<_>>();
-    Err(Error::Refused { count: cache.refused.values().sum(), kinds: kinds.join(", ") })
-}
-
 fn measure(
     args: &HitRatioArgs,
     server: &Server,
@@ -238,7 +230,7 @@ fn measure(
     empty(cache)?;
     set_limit(cache, limit.maxmemory_bytes)?;
     let measured = cache.measure(&mut requests(), course, &bar)?;
-    refusals(cache)?;
+    Error::if_refused(&cache.refused)?;
     let held = measured.held_mean().round() as usize;
     let bound = pattern.bound(args.keys, capacity) as usize;
     // A server that holds nothing is compared with a cache of one key, the least there is.

@@ -177,11 +177,7 @@ impl Outcome {
 
     /// An error if there was an error reply.
     pub fn check(&self) -> Result<(), Error> {
-        if self.refused.is_empty() {
-            return Ok(());
-        }
-        let kinds = self.refused.iter().map(|(kind, count)| format!("{kind} {count} times")).collect::<Vec<_>>();
-        Err(Error::Refused { count: self.refused.values().sum(), kinds: kinds.join(", ") })
+        Error::if_refused(&self.refused)
     }
 
     /// The share of the time in which the server wanted a core and had none.
