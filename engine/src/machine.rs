@@ -1,6 +1,8 @@
 //! What a shard may ask of the machine while it executes. The runtime answers from the kernel, the simulator from its
 //! seed; the engine itself reads no clock, file or environment.
 
+use std::time::Duration;
+
 /// The machine as a shard sees it.
 pub trait Machine {
     /// Monotonic nanoseconds: a stopwatch for sampled command durations. Virtual in the simulator.
@@ -9,6 +11,8 @@ pub trait Machine {
     fn wall_micros(&mut self) -> u64;
     /// What `INFO` says about the process and its host. May read files: called for `INFO` only.
     fn facts(&mut self) -> MachineFacts;
+    /// Holds the shard up for so long, for DEBUG SLEEP: less if the process is to stop.
+    fn sleep(&mut self, time: Duration);
 }
 
 /// Facts about the process for `INFO`.

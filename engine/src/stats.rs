@@ -58,6 +58,12 @@ counters! {
     torc_turns,
     /// O(N) commands executed.
     torc_linear_commands,
+    /// Keys of flushed databases and big values that were freed, in slices or by the reaper.
+    lazyfreed_objects,
+    /// The same that are not freed yet (a gauge).
+    lazyfree_pending_objects,
+    /// Bytes of big values that were given up and are not freed yet, which are in `dataset_bytes` no more (a gauge).
+    lazyfree_pending_bytes,
     /// Changes to data.
     changes,
     /// Clients connected now (a gauge).
@@ -137,8 +143,16 @@ impl Stats {
     /// CONFIG RESETSTAT: counters go back to zero, what is true now stays.
     pub fn reset(&mut self) {
         let Counters { connected_clients, client_buffer_bytes, dataset_bytes, changes, .. } = self.counters;
-        self.counters =
-            Counters { connected_clients, client_buffer_bytes, dataset_bytes, changes, ..Counters::default() };
+        let Counters { lazyfree_pending_objects, lazyfree_pending_bytes, .. } = self.counters;
+        self.counters = Counters {
+            connected_clients,
+            client_buffer_bytes,
+            dataset_bytes,
+            changes,
+            lazyfree_pending_objects,
+            lazyfree_pending_bytes,
+            ..Counters::default()
+        };
         self.commands.fill(CommandCounters::default());
     }
 }

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use torc_engine::machine::{Machine, MachineFacts};
 
+use crate::limits::SLEEP_STEP;
 use crate::worker::Census;
 
 /// What never changes while the process runs.
@@ -50,6 +52,15 @@ impl Machine for HostMachine {
 
     fn wall_micros(&mut self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+    }
+
+    fn sleep(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            && !self.census.is_stopping()
+        {
+            thread::sleep(left.min(SLEEP_STEP));
+        }
     }
 
     fn facts(&mut self) -> MachineFacts {

@@ -1,5 +1,7 @@
 //! The machine as the shards of a world see it.
 
+use std::time::Duration;
+
 use torc_engine::id::Millis;
 use torc_engine::machine::{Machine, MachineFacts};
 
@@ -21,6 +23,12 @@ impl Machine for SimMachine {
 
     fn wall_micros(&mut self) -> u64 {
         self.now.0 * 1_000
+    }
+
+    /// The clock moves, for all who look at it.
+    fn sleep(&mut self, time: Duration) {
+        self.now.0 += time.as_millis() as u64;
+        self.ticks += time.as_nanos() as u64;
     }
 
     fn facts(&mut self) -> MachineFacts {

@@ -84,21 +84,34 @@ fn entry<'a>(call: &Call<'_>, store: &'a Store) -> Option<EntryRef<'a>> {
 }
 
 /// The names that Redis has for the ways in which it keeps a string: clients and tests ask for them.
+pub(super) fn encoding_name(value: &[u8]) -> &'static str {
+    match value.len() {
+        _ if read_decimal(value).is_some() => "int",
+        0..=EMBEDDED_BYTES_MAX => "embstr",
+        _ => "raw",
+    }
+}
+
+/// How many hold the value, as Redis would say.
+pub(super) fn reference_count(value: &[u8]) -> i64 {
+    match read_decimal(value) {
+        Some(0..SHARED_INTEGERS) => SHARED_REFERENCES,
+        _ => 1,
+    }
+}
+
 fn encoding(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result {
-    match entry(call, store).map(|entry| entry.value().bytes()) {
+    match entry(call, store) {
         None => reply.null(),
-        Some(value) if read_decimal(value).is_some() => reply.bulk(b"int"),
-        Some(value) if value.len() <= EMBEDDED_BYTES_MAX => reply.bulk(b"embstr"),
-        Some(_) => reply.bulk(b"raw"),
+        Some(entry) => reply.bulk(encoding_name(entry.value().bytes()).as_bytes()),
     }
     Ok(Outcome::Done)
 }
 
 fn refcount(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result {
-    match entry(call, store).map(|entry| read_decimal(entry.value().bytes())) {
+    match entry(call, store) {
         None => reply.null(),
-        Some(Some(0..SHARED_INTEGERS)) => reply.integer(SHARED_REFERENCES),
-        Some(_) => reply.integer(1),
+        Some(entry) => reply.integer(reference_count(entry.value().bytes())),
     }
     Ok(Outcome::Done)
 }

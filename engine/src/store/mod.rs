@@ -8,16 +8,20 @@
 
 mod arena;
 mod entry;
+mod garbage;
 mod table;
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;
+use bytes::Bytes;
 
 use arena::Arena;
 use entry::Entry;
 pub use entry::{EntryRef, NewValue, Value};
+pub use garbage::GarbageCounters;
+use garbage::{Garbage, is_big};
 use table::{Place, Table};
 
 use crate::id::Millis;
@@ -28,9 +32,6 @@ pub const SCAN_POSITION_BITS: u32 = table::DEPTH_MAX + table::BUCKET_BITS;
 
 /// Bytes of a key's slot in the table.
 pub const SLOT_BYTES: usize = 8;
-
-/// Entries that a table forgets in the time that it takes to free one.
-const FORGET_PER_FREE: usize = 16;
 
 /// A key with what is known of it: its database and its hash.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +54,8 @@ pub enum Expiry {
 
 #[derive(Default)]
 struct Keyspace {
+    /// Never given twice in the life of the shard; the number of the database that it is found by may change.
+    id: KeyspaceId,
     table: Table,
     /// Entries that have an expiry time.
     expiring: usize,
@@ -60,8 +63,28 @@ struct Keyspace {
     arena: Arena,
     /// Bytes that entries own outside the arena.
     outside_bytes: usize,
+    /// Values that are too big to be dropped on the shard's thread.
+    big_values: usize,
     /// Where the next expiry slice looks.
     expire_position: u64,
+}
+
+/// A keyspace of one shard. It stays with its data when databases are swapped, and ends when they are flushed. The same on
+/// all shards, as what changes it happens on all in one order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyspaceId(pub u32);
+
+/// There are no more ids for keyspaces: some four billion databases were flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyspacesExhausted;
+
+impl Keyspace {
+    /// Brings the sums up to date after an entry that owned `old` bytes outside the arena owns `new`.
+    #[inline]
+    fn count_outside(&mut self, old: usize, new: usize) {
+        self.outside_bytes = self.outside_bytes + new - old;
+        self.big_values = self.big_values + is_big(new) as usize - is_big(old) as usize;
+    }
 }
 
 /// Counts of what happened to keys, for `INFO`.
@@ -78,12 +101,16 @@ pub struct StoreCounters {
 
 /// The data of one shard.
 pub struct Store {
+    /// By the number of the database.
     keyspaces: Vec<Keyspace>,
+    /// The id of the next fresh keyspace.
+    next_id: u32,
     hasher: RandomState,
     /// Hashes of entries that a reader found expired, with their database.
     reap: RefCell<Vec<(u8, u64)>>,
-    /// Tables and their entries given up by FLUSHDB and FLUSHALL, freed in slices.
-    garbage: Vec<(Table, Arena)>,
+    garbage: Garbage,
+    /// Whether expired keys are looked for that nobody reads.
+    active_expiry: bool,
     counters: StoreCounters,
     hits: Cell<u64>,
     misses: Cell<u64>,
@@ -93,10 +120,12 @@ impl Store {
     /// An empty store. `seed` keeps clients from choosing keys that collide.
     pub fn new(databases: usize, seed: [u64; 4]) -> Store {
         Store {
-            keyspaces: (0..databases).map(|_| Keyspace::default()).collect(),
+            keyspaces: (0..databases as u32).map(|id| Keyspace { id: KeyspaceId(id), ..Keyspace::default() }).collect(),
+            next_id: databases as u32,
             hasher: RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]),
             reap: RefCell::new(Vec::with_capacity(limits::REAP_MAX)),
-            garbage: Vec::new(),
+            garbage: Garbage::default(),
+            active_expiry: true,
             counters: StoreCounters::default(),
             hits: Cell::new(0),
             misses: Cell::new(0),
@@ -168,7 +197,8 @@ impl Store {
         let keyspace = &mut self.keyspaces[db as usize];
         let entry = keyspace.table.remove(place);
         keyspace.expiring -= (entry.as_ref().expire_ms() != 0) as usize;
-        keyspace.outside_bytes -= entry.as_ref().outside_bytes();
+        keyspace.count_outside(entry.as_ref().outside_bytes(), 0);
+        self.garbage.discard_value_of(entry.as_ref());
         entry.free(&mut keyspace.arena);
     }
 
@@ -182,6 +212,7 @@ impl Store {
         let keyspace = &mut self.keyspaces[key.db as usize];
         let entry = keyspace.table.entry(place);
         let (old_bytes, old_expire) = (entry.outside_bytes(), entry.expire_ms());
+        self.garbage.discard_value_of(entry);
         let expire = match expiry {
             Expiry::Never => 0,
             Expiry::At(at) => at.0.max(1),
@@ -194,7 +225,7 @@ impl Store {
             let moved = Entry::new(&mut keyspace.arena, key.bytes, value, expire);
             (moved.as_ref().outside_bytes(), Some(moved))
         });
-        keyspace.outside_bytes = keyspace.outside_bytes + new_bytes - old_bytes;
+        keyspace.count_outside(old_bytes, new_bytes);
         if let Some(old) = old {
             old.free(&mut keyspace.arena);
         }
@@ -208,7 +239,7 @@ impl Store {
         };
         let keyspace = &mut self.keyspaces[key.db as usize];
         let entry = Entry::new(&mut keyspace.arena, key.bytes, value, expire);
-        keyspace.outside_bytes += entry.as_ref().outside_bytes();
+        keyspace.count_outside(0, entry.as_ref().outside_bytes());
         keyspace.expiring += (expire != 0) as usize;
         let hasher = &self.hasher;
         keyspace.table.insert(key.hash, entry, &|entry: EntryRef| hash_of(hasher, entry.key()));
@@ -239,7 +270,7 @@ impl Store {
             let moved = entry.set_expire_ms(&mut keyspace.arena, expire);
             (moved.as_ref().unwrap_or(entry).as_ref().outside_bytes(), moved)
         });
-        keyspace.outside_bytes = keyspace.outside_bytes + new_bytes - old_bytes;
+        keyspace.count_outside(old_bytes, new_bytes);
         if let Some(old) = old {
             old.free(&mut keyspace.arena);
         }
@@ -270,7 +301,7 @@ impl Store {
             let now = moved.as_ref().unwrap_or(entry).as_ref();
             ((now.value().bytes().len(), now.outside_bytes()), moved)
         });
-        keyspace.outside_bytes = keyspace.outside_bytes + new_bytes - old_bytes;
+        keyspace.count_outside(old_bytes, new_bytes);
         if let Some(old) = old {
             old.free(&mut keyspace.arena);
         }
@@ -307,29 +338,84 @@ impl Store {
     /// CONFIG RESETSTAT: everything counted but the changes goes back to zero.
     pub fn reset_counters(&mut self) {
         self.counters.expired = 0;
+        self.garbage.reset_counters();
         self.hits.set(0);
         self.misses.set(0);
     }
 
-    /// Empties a database at once; its memory is freed in slices ([`Store::free_slice`]).
-    pub fn clear(&mut self, db: u8) {
-        let old = std::mem::take(&mut self.keyspaces[db as usize]);
-        self.counters.changes += old.table.len() as u64;
-        // A small table is freed here and now, or a client that fills and flushes fast would stay ahead of the slices.
-        if old.table.segments() > 1 && self.garbage.len() < limits::GARBAGE_TABLES_MAX {
-            self.garbage.push((old.table, old.arena));
-        }
+    /// The keyspace that a database's number leads to.
+    pub fn keyspace_id(&self, db: u8) -> KeyspaceId {
+        self.keyspaces[db as usize].id
     }
 
-    /// Frees a slice of what was cleared: about 50 µs of work. True if there is more.
-    pub fn free_slice(&mut self) -> bool {
-        if let Some((table, arena)) = self.garbage.last_mut()
-            && table.free_some(limits::FREE_SLICE_ENTRIES * FORGET_PER_FREE)
-            && arena.free_some(limits::FREE_SLICE_ENTRIES, arena::GIVE_BACK_PAGES)
-        {
-            self.garbage.pop();
+    /// The number of the database that leads to a keyspace now; None when it was flushed.
+    pub fn database_of(&self, id: KeyspaceId) -> Option<u8> {
+        self.keyspaces.iter().position(|keyspace| keyspace.id == id).map(|db| db as u8)
+    }
+
+    /// Exchanges what two databases' numbers lead to.
+    pub fn swap(&mut self, one: u8, other: u8) {
+        self.keyspaces.swap(one as usize, other as usize);
+        self.counters.changes += 1;
+    }
+
+    /// Empties databases at once, each of which gets a fresh keyspace; the memory of the old ones is freed in slices
+    /// ([`Store::free_slice`]). An error changes nothing.
+    pub fn clear(&mut self, databases: std::ops::Range<usize>) -> Result<(), KeyspacesExhausted> {
+        let count = u32::try_from(databases.len()).map_err(|_| KeyspacesExhausted)?;
+        let end = self.next_id.checked_add(count).ok_or(KeyspacesExhausted)?;
+        for (db, id) in databases.zip(self.next_id..end) {
+            let fresh = Keyspace { id: KeyspaceId(id), ..Keyspace::default() };
+            let Keyspace { table, arena, big_values, .. } = std::mem::replace(&mut self.keyspaces[db], fresh);
+            self.counters.changes += table.len() as u64;
+            let hasher = &self.hasher;
+            self.garbage.flush(table, arena, big_values, &|entry: EntryRef| hash_of(hasher, entry.key()));
         }
-        !self.garbage.is_empty()
+        self.next_id = end;
+        Ok(())
+    }
+
+    /// Frees a slice of what was cleared: about 50 µs of work. True if there is more that can be done at once.
+    pub fn free_slice(&mut self) -> bool {
+        let hasher = &self.hasher;
+        self.garbage.free_slice(&|entry: EntryRef| hash_of(hasher, entry.key()))
+    }
+
+    /// How often databases were cleared that had something to free; see [`Store::has_freed`].
+    pub fn flushes(&self) -> u64 {
+        self.garbage.flushes()
+    }
+
+    /// Whether everything is freed that was cleared when [`Store::flushes`] gave this number; big values may still be
+    /// under way to who drops them.
+    pub fn has_freed(&self, flushes: u64) -> bool {
+        self.garbage.has_freed(flushes)
+    }
+
+    /// Whether cleared databases wait to be freed.
+    pub fn has_flushed(&self) -> bool {
+        self.garbage.has_flushed()
+    }
+
+    /// Takes a value that somebody holds no longer, perhaps as the last. If it is big it is dropped by who polls it.
+    #[inline]
+    pub fn discard(&mut self, value: Bytes) {
+        self.garbage.discard(&value);
+    }
+
+    /// A big value that was given up, to be dropped where that may take long; then call [`Store::garbage_freed`].
+    pub fn poll_garbage(&mut self) -> Option<Bytes> {
+        self.garbage.poll()
+    }
+
+    /// So many values of so many bytes together, of those that [`Store::poll_garbage`] gave, were dropped.
+    pub fn garbage_freed(&mut self, objects: u64, bytes: u64) {
+        self.garbage.freed(objects, bytes);
+    }
+
+    /// What was given up and what of it is freed.
+    pub fn garbage_counters(&self) -> GarbageCounters {
+        self.garbage.counters()
     }
 
     /// Gives back a slice of the memory that deleted entries leave, moving others where that takes it: about 50 µs of
@@ -387,9 +473,14 @@ impl Store {
         *self.reap.get_mut() = list;
     }
 
-    /// Whether any key has an expiry time.
+    /// Switches the search for expired keys that nobody reads on or off. What is read expires all the same.
+    pub fn set_active_expiry(&mut self, on: bool) {
+        self.active_expiry = on;
+    }
+
+    /// Whether any key has an expiry time and is to be looked for when it has come.
     pub fn has_expiring(&self) -> bool {
-        self.keyspaces.iter().any(|keyspace| keyspace.expiring > 0)
+        self.active_expiry && self.keyspaces.iter().any(|keyspace| keyspace.expiring > 0)
     }
 
     /// Looks at a slice of each database that has keys with an expiry time, and removes what is due. True if so much

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use torc_engine::id::ShardId;
 
@@ -20,11 +20,16 @@ pub struct Census {
     loads: Vec<CachePadded<Load>>,
     /// Shards that are asked to stop and owe nobody anything.
     drained: AtomicUsize,
+    stopping: AtomicBool,
 }
 
 impl Census {
     pub fn new(shards: usize) -> Census {
-        Census { loads: (0..shards).map(|_| CachePadded::default()).collect(), drained: AtomicUsize::new(0) }
+        Census {
+            loads: (0..shards).map(|_| CachePadded::default()).collect(),
+            drained: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+        }
     }
 
     /// Counts a connection to the shard with the fewest, `own` if that is one of them, and says which it is and how many
@@ -71,6 +76,15 @@ impl Census {
     pub fn buffers_others(&self, own: ShardId) -> u64 {
         let others = self.loads.iter().enumerate().filter(|(shard, _)| *shard != own.index());
         others.map(|(_, load)| load.0.buffers_bytes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The process is to stop.
+    pub fn announce_stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// A shard owes nobody anything any more.
