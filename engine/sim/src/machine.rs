@@ -25,7 +25,7 @@ impl Machine for SimMachine {
         self.now.0 * 1_000
     }
 
-    /// The clock moves, for all who look at it.
+    /// The clock moves for all, so that three shards that sleep one after another sleep three times as long.
     fn sleep(&mut self, time: Duration) {
         self.now.0 += time.as_millis() as u64;
         self.ticks += time.as_nanos() as u64;

@@ -70,7 +70,7 @@ fn object(call: &Call<'_>, store: &Store, reply: &mut ReplyWriter<'_>) -> Result
         encoding_name(value),
         serialized_bytes(value),
         // Seconds in 24 bits, as Redis keeps them.
-        call.now.0 / 1000 & 0xff_ffff,
+        (call.now.0 / 1000) & 0xff_ffff,
     ));
     Ok(Outcome::Done)
 }
