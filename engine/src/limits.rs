@@ -65,7 +65,7 @@ pub const GARBAGE_VALUE_BYTES_MIN: usize = 256 << 10;
 /// Bytes of such values of one shard that wait to be dropped elsewhere, unless it is one value: past it the shard drops
 /// them itself, so that clients who overwrite fast cannot make them pile up.
 pub const GARBAGE_BYTES_MAX: u64 = 1 << 30;
-/// Past so many, flushed keyspaces are not searched for more.
+/// Past so many, those of flushed keyspaces stay with them for a while.
 pub const GARBAGE_FLUSHED_BYTES_PAUSE: u64 = GARBAGE_BYTES_MAX / 4;
 /// Longest DEBUG SLEEP, seconds.
 pub const DEBUG_SLEEP_S_MAX: f64 = 3600.0;

@@ -6,8 +6,8 @@
 //! last one. A flushed keyspace that has such values is searched for them, in slices, before its table and arena are
 //! freed; one that has none, the usual case, is not looked through.
 //!
-//! What is pending is bounded: past [`limits::GARBAGE_BYTES_MAX`] a value is dropped here and now, and the search of
-//! flushed keyspaces pauses long before.
+//! What is pending is bounded: past [`limits::GARBAGE_BYTES_MAX`] a value is dropped here and now, and values of flushed
+//! keyspaces are handed out only while much less is pending.
 
 use std::collections::VecDeque;
 
@@ -30,6 +30,8 @@ struct Flushed {
     /// Big values not found yet, and where the search goes on.
     big_values: usize,
     position: u64,
+    /// Those found. They are handed out when the entries are gone, or the entries would be the last to hold them.
+    found: Vec<Bytes>,
 }
 
 /// Objects given up, as INFO counts them: keys of flushed databases, and big values.
@@ -116,7 +118,7 @@ impl Garbage {
             let keys = table.len() as u64;
             self.flushes += 1;
             self.counters.pending_objects += keys;
-            self.flushed.push_back(Flushed { table, arena, keys, big_values, position: 0 });
+            self.flushed.push_back(Flushed { table, arena, keys, big_values, position: 0, found: Vec::new() });
         } else if big_values > 0 {
             table.scan(0, usize::MAX, rehash, |entry| self.discard_value_of(entry));
         }
@@ -141,38 +143,44 @@ impl Garbage {
     pub fn free_slice(&mut self, rehash: &impl Fn(EntryRef) -> u64) -> bool {
         let Some(mut flushed) = self.flushed.pop_front() else { return false };
         if flushed.big_values > 0 {
-            let pause = self.counters.pending_bytes >= limits::GARBAGE_FLUSHED_BYTES_PAUSE;
-            if !pause {
-                self.search(&mut flushed, rehash);
-            }
+            flushed.search(rehash);
             self.flushed.push_front(flushed);
-            return !pause;
+            return true;
         }
         let freed = flushed.table.free_some(limits::FREE_SLICE_ENTRIES * FORGET_PER_FREE)
             && flushed.arena.free_some(limits::FREE_SLICE_ENTRIES, arena::GIVE_BACK_PAGES);
-        match freed {
-            true => self.count_freed(&flushed),
-            false => self.flushed.push_front(flushed),
+        let paused = freed && !self.hand_out(&mut flushed);
+        if !freed || paused {
+            self.flushed.push_front(flushed);
+            return !paused;
         }
+        self.counters.pending_objects -= flushed.keys;
+        self.counters.freed_objects += flushed.keys;
         !self.flushed.is_empty()
     }
 
-    fn count_freed(&mut self, flushed: &Flushed) {
-        self.counters.pending_objects -= flushed.keys;
-        self.counters.freed_objects += flushed.keys;
+    /// Hands out the big values of a keyspace whose entries are gone. False if too much is pending for all of them.
+    fn hand_out(&mut self, flushed: &mut Flushed) -> bool {
+        while self.counters.pending_bytes < limits::GARBAGE_FLUSHED_BYTES_PAUSE {
+            let Some(value) = flushed.found.pop() else { return true };
+            // From here on the value is what is counted, not its key.
+            flushed.keys -= 1;
+            self.counters.pending_bytes += value.len() as u64;
+            self.values.push_back(value);
+        }
+        flushed.found.is_empty()
     }
+}
 
-    /// Looks at a slice of a flushed keyspace for big values.
-    fn search(&mut self, flushed: &mut Flushed, rehash: &impl Fn(EntryRef) -> u64) {
-        let Flushed { table, keys, big_values, position, .. } = flushed;
+impl Flushed {
+    /// Looks at a slice of the entries for big values.
+    fn search(&mut self, rehash: &impl Fn(EntryRef) -> u64) {
+        let Flushed { table, big_values, position, found, .. } = self;
         let next = table.scan(*position, limits::FREE_SLICE_ENTRIES, rehash, |entry| {
-            if is_big(entry.outside_bytes()) {
-                let before = self.values.len();
-                self.discard_value_of(entry);
-                let kept = (self.values.len() - before) as u64;
-                // From here on the value is what is counted, not its key.
-                *keys -= kept;
-                self.counters.pending_objects -= kept;
+            if let Value::Shared(value) = entry.value()
+                && is_big(value.len())
+            {
+                found.push(value.clone());
                 *big_values -= 1;
             }
         });
