@@ -70,6 +70,16 @@ pub const MERGE_SLICE_SEGMENTS: usize = 1024;
 pub const COMPACT_SLICE_BYTES: usize = 96 << 10;
 /// Flushed tables that wait to be freed in slices; past it, and if it is one segment, a table is freed when it is flushed.
 pub const GARBAGE_TABLES_MAX: usize = 64;
+/// A value of so many bytes is not dropped on the shard's thread: returning its memory to the system would take more than
+/// some ten microseconds.
+pub const GARBAGE_VALUE_BYTES_MIN: usize = 256 << 10;
+/// Bytes of such values of one shard that wait to be dropped elsewhere, unless it is one value: past it the shard drops
+/// them itself, so that clients who overwrite fast cannot make them pile up.
+pub const GARBAGE_BYTES_MAX: u64 = 1 << 30;
+/// Past so many, those of flushed keyspaces stay with them for a while.
+pub const GARBAGE_FLUSHED_BYTES_PAUSE: u64 = GARBAGE_BYTES_MAX / 4;
+/// Longest DEBUG SLEEP, seconds.
+pub const DEBUG_SLEEP_S_MAX: f64 = 3600.0;
 /// Keys that one slice of KEYS looks at.
 pub const KEYS_SLICE_ENTRIES: usize = 1000;
 /// Slices of eviction for one write, and of one turn: 50 to 100 µs of work.
@@ -97,6 +107,7 @@ pub const IDLE_CHECK_SESSIONS: usize = 1000;
 pub const WAITERS_MAX: usize = 1024;
 
 const _: () = assert!(OUTPUT_PAUSE_BYTES > SHARED_BYTES_MIN);
+const _: () = assert!(GARBAGE_VALUE_BYTES_MIN > SHARED_BYTES_MIN, "only refcounted values can be dropped elsewhere");
 const _: () = assert!(BATCH_COMMANDS as u64 <= SESSION_OUTSTANDING_MAX);
 
 /// Frames between shards kept for reuse by one shard, and the largest that is kept.

@@ -1,6 +1,8 @@
 //! What a shard may ask of the machine while it executes. The runtime answers from the kernel, the simulator from its
 //! seed; the engine itself reads no clock, file or environment.
 
+use std::time::Duration;
+
 use crate::id::ShardId;
 
 /// The machine as a shard sees it.
@@ -20,6 +22,8 @@ pub trait Machine {
     fn publish_used(&mut self, shard: ShardId, bytes: u64);
     /// What `INFO` says about the process and its host. May read files: called for `INFO` only.
     fn facts(&mut self) -> MachineFacts;
+    /// Holds the shard up for so long, for DEBUG SLEEP: less if the process is to stop.
+    fn sleep(&mut self, time: Duration);
 }
 
 /// Facts about the process for `INFO`.

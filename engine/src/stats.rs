@@ -58,6 +58,12 @@ counters! {
     torc_turns,
     /// O(N) commands executed.
     torc_linear_commands,
+    /// Keys of flushed databases and big values that were freed, in slices or by the reaper.
+    lazyfreed_objects,
+    /// The same that are not freed yet (a gauge).
+    lazyfree_pending_objects,
+    /// Bytes of big values that were given up and are not freed yet, which are in `dataset_bytes` no more (a gauge).
+    lazyfree_pending_bytes,
     /// Changes to data.
     changes,
     /// Clients connected now (a gauge).
@@ -82,8 +88,6 @@ counters! {
     spare_buffer_bytes,
     /// Bytes leased of maxmemory now (a gauge).
     leased_bytes,
-    /// Keys of flushed databases that wait to be freed now (a gauge).
-    pending_free,
 }
 
 /// Counts of one command.

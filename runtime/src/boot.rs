@@ -30,6 +30,7 @@ use crate::machine::{HostMachine, Identity};
 use crate::mesh::{Parcel, Port, mesh};
 use crate::place::{self, PlaceError, Places};
 use crate::probe::{self, ProbeError, Report};
+use crate::reaper::{self, Chute};
 use crate::settings::Loaded;
 use crate::worker::{Bell, Census, Control, Door, Notice, Parts, Worker, event_descriptor};
 
@@ -194,6 +195,7 @@ struct Crew {
     threads: Vec<JoinHandle<()>>,
     controls: Vec<Sender<Control>>,
     bells: Arc<Vec<Bell>>,
+    census: Arc<Census>,
 }
 
 /// What a worker is given before it can exist: the rings must be made by their own threads, and each worker must know the
@@ -208,6 +210,7 @@ struct Start {
     census: Arc<Census>,
     wake_by_ring: bool,
     spin_outstanding: Duration,
+    chute: Chute,
     control: Receiver<Control>,
     notices: Sender<Notice>,
     machine: HostMachine,
@@ -228,13 +231,15 @@ impl Crew {
         let shards = places.cores.len();
         let census = Arc::new(Census::new(shards));
         let (seed, random) = randomness().map_err(|source| BootError::Machine { step: "get random bytes", source })?;
+        let chutes =
+            reaper::start(&places.cores).map_err(|source| BootError::Machine { step: "start a thread", source })?;
         let identity = Arc::new(Identity::new(config_file, random));
         let spin_outstanding = if places.crowded { Duration::ZERO } else { SPIN_OUTSTANDING };
 
         let (ready, made) = mpsc::channel();
         let (mut threads, mut controls, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
-        let parts = mesh(shards, MESH_PARCELS).into_iter().zip(doors).zip(&places.cores);
-        for (index, ((port, doors), &core)) in parts.enumerate() {
+        let parts = mesh(shards, MESH_PARCELS).into_iter().zip(doors).zip(&places.cores).zip(chutes);
+        for (index, (((port, doors), &core), chute)) in parts.enumerate() {
             let (control, orders) = mpsc::channel();
             let (bells_sender, bells) = mpsc::channel();
             let start = Start {
@@ -247,6 +252,7 @@ impl Crew {
                 census: census.clone(),
                 wake_by_ring,
                 spin_outstanding,
+                chute,
                 control: orders,
                 notices: notices.clone(),
                 machine: HostMachine::new(identity.clone(), census.clone()),
@@ -272,11 +278,12 @@ impl Crew {
             // A worker that is gone has taken the process with it.
             let _ = worker.send(bells.clone());
         }
-        Ok(Crew { threads, controls, bells })
+        Ok(Crew { threads, controls, bells, census })
     }
 
     /// Asks all workers to stop and waits for them.
     fn stop(self) {
+        self.census.announce_stop();
         for (control, bell) in self.controls.iter().zip(self.bells.iter()) {
             let _ = control.send(Control::Stop);
             bell.notify();
@@ -316,6 +323,7 @@ fn work(start: Start) {
         bells,
         wake_by_ring: start.wake_by_ring,
         spin_outstanding: start.spin_outstanding,
+        chute: start.chute,
         control: start.control,
         notices: start.notices,
         machine: start.machine,

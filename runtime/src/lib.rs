@@ -13,6 +13,7 @@ pub mod machine;
 pub mod mesh;
 pub mod place;
 pub mod probe;
+pub mod reaper;
 #[allow(unsafe_code)]
 pub mod ring;
 pub mod settings;

@@ -59,6 +59,9 @@ pub const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 /// How often a drained shard looks whether the others are.
 pub const SHUTDOWN_STEP: Duration = Duration::from_millis(5);
 
+/// How often DEBUG SLEEP looks whether the process is to stop.
+pub const SLEEP_STEP: Duration = Duration::from_millis(10);
+
 const _: () = assert!(BUFFERS_MAX.is_power_of_two() && BUFFERS_MAX <= 32768);
 const _: () = assert!(BUFFERS_START <= BUFFERS_UNASKED_MAX && BUFFERS_UNASKED_MAX <= BUFFERS_MAX);
 const _: () = assert!(BUFFERS_MAX as usize * BUFFER_BYTES <= u32::MAX as usize);

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use torc_engine::id::ShardId;
 use torc_engine::machine::{Machine, MachineFacts};
 
+use crate::limits::SLEEP_STEP;
 use crate::worker::Census;
 
 /// What never changes while the process runs.
@@ -67,6 +69,15 @@ impl Machine for HostMachine {
 
     fn publish_used(&mut self, shard: ShardId, bytes: u64) {
         self.census.publish_used(shard, bytes);
+    }
+
+    fn sleep(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            && !self.census.is_stopping()
+        {
+            thread::sleep(left.min(SLEEP_STEP));
+        }
     }
 
     fn facts(&mut self) -> MachineFacts {

@@ -1,6 +1,7 @@
 //! Which cores get a shard, and pinning a thread to one.
 
 use core_affinity::CoreId;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use thiserror::Error;
 use torc_engine::config::Cores;
 
@@ -55,6 +56,16 @@ pub fn pin(core: usize) -> Result<(), PlaceError> {
     match core_affinity::set_for_current(CoreId { id: core }) {
         true => Ok(()),
         false => Err(PlaceError::Pin { core }),
+    }
+}
+
+/// Moves the calling thread to the cores that it may use beside these, if there are any.
+pub fn keep_off(cores: &[usize]) {
+    let Ok(mut set) = sched_getaffinity(None) else { return };
+    cores.iter().filter(|&&core| core < CpuSet::MAX_CPU).for_each(|&core| set.unset(core));
+    if set.count() > 0 {
+        // What is not allowed stays as it is.
+        let _ = sched_setaffinity(None, &set);
     }
 }
 

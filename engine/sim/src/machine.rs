@@ -1,6 +1,7 @@
 //! The machine as the shards of a world see it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use torc_engine::id::{Millis, ShardId};
 use torc_engine::machine::{Machine, MachineFacts};
@@ -53,6 +54,12 @@ impl Machine for SimMachine {
     fn publish_used(&mut self, shard: ShardId, bytes: u64) {
         self.used.insert(shard.0, bytes);
         self.used_peak = self.used_peak.max(self.used.values().sum());
+    }
+
+    /// The clock moves for all, so that three shards that sleep one after another sleep three times as long.
+    fn sleep(&mut self, time: Duration) {
+        self.now.0 += time.as_millis() as u64;
+        self.ticks += time.as_nanos() as u64;
     }
 
     fn facts(&mut self) -> MachineFacts {

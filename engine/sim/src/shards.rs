@@ -27,6 +27,8 @@ pub struct Shards {
     pub machine: SimMachine,
     /// Events of the process that shards raised, in order.
     pub events: Vec<Event>,
+    /// Big values that were given up are left for the test to poll.
+    pub keep_garbage: bool,
 }
 
 impl Shards {
@@ -44,7 +46,7 @@ impl Shards {
         let seed = [1, 2, 3, 4];
         let shard = |id| Shard::new(ShardId(id as u16), count, seed, config.clone(), EPOCH);
         let machine = SimMachine::new(EPOCH);
-        Shards { shards: (0..count).map(shard).collect(), machine, events: Vec::new() }
+        Shards { shards: (0..count).map(shard).collect(), machine, events: Vec::new(), keep_garbage: false }
     }
 
     pub fn now(&self) -> Millis {
@@ -92,6 +94,17 @@ impl Shards {
         self.shards[shard].turn(now, &mut self.machine, buffers_others, arena, inputs);
         while let Some(event) = self.shards[shard].poll_event() {
             self.events.push(event);
+        }
+        self.drop_garbage(shard);
+    }
+
+    /// Drops what the shard has given up, as the runtime has it done elsewhere, unless it is to pile up.
+    fn drop_garbage(&mut self, shard: usize) {
+        while !self.keep_garbage
+            && let Some(value) = self.shards[shard].poll_garbage()
+        {
+            assert!(value.len() >= torc_engine::limits::GARBAGE_VALUE_BYTES_MIN, "small values are dropped at once");
+            self.shards[shard].handle_garbage_freed(1, value.len() as u64);
         }
     }
 

@@ -47,6 +47,8 @@ pub enum Error {
     GtAndLt,
     /// A feature that does not exist yet: what, in a few words.
     NotBuilt(&'static str),
+    /// DEBUG, and `enable-debug-command` does not let this client.
+    DebugNotAllowed,
     /// A text of its own, code included.
     Text(&'static str),
 }
@@ -86,6 +88,11 @@ impl Error {
             Error::BadLibVersion => "ERR lib-ver cannot contain spaces, newlines or special characters.",
             Error::NxAndOther => "ERR NX and XX, GT or LT options at the same time are not compatible",
             Error::GtAndLt => "ERR GT and LT options at the same time are not compatible",
+            Error::DebugNotAllowed => {
+                "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it \
+                 from a local connection, otherwise you need to set this option in the configuration file, and then \
+                 restart the server."
+            }
             Error::Text(text) => text,
             Error::HelloSyntax { argument } => {
                 let mut text = b"ERR Syntax error in HELLO option '".to_vec();

@@ -168,7 +168,8 @@ fn memory(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
         "mem_aof_buffer": 0,
         "mem_allocator": source.facts.allocator,
         "active_defrag_running": 0,
-        "lazyfree_pending_objects": counters.pending_free,
+        "lazyfree_pending_objects": counters.lazyfree_pending_objects,
+        "lazyfreed_objects": counters.lazyfreed_objects,
     )
 }
 

@@ -1,8 +1,12 @@
 //! Keys whatever they hold: DEL, EXISTS, TYPE, DBSIZE, FLUSHALL and their relatives.
 
+use std::ops::Range;
+
 use torc_protocol::resp::reply::ReplyWriter;
 
-use super::{ALL_KEYS, Call, Error, Handler, Merge, NO_KEYS, ONE_KEY, Outcome, Owner, Result, Route, Row, flag};
+use super::{
+    ALL_KEYS, Call, Error, Handler, Merge, NO_KEYS, ONE_KEY, Outcome, Owner, Result, Route, Row, Wait, flag, parse,
+};
 use crate::store::{Key, Store};
 
 /// A row about any number of keys, whose reply is a count.
@@ -39,6 +43,14 @@ const fn database_row(name: &'static str, arity: i32, flags: u32, merge: Merge, 
     }
 }
 
+/// A row that changes what a database's number means: on all shards in one order.
+const fn whole_database_row(name: &'static str, arity: i32, handler: Handler) -> Row {
+    Row {
+        route: Route::Ordered(Merge::Ok),
+        ..database_row(name, arity, flag::WRITE | flag::DANGEROUS, Merge::Ok, handler)
+    }
+}
+
 pub(super) const ROWS: &[Row] = &[
     Row { summary: "Deletes one or more keys.", ..count_row("del", flag::WRITE, Handler::Write(del), "1.0.0") },
     Row {
@@ -72,11 +84,17 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         summary: "Removes all keys from the current database.",
-        ..database_row("flushdb", -1, flag::WRITE | flag::DANGEROUS, Merge::Ok, Handler::Shard(flushdb))
+        ..whole_database_row("flushdb", -1, Handler::Shard(flushdb))
     },
     Row {
         summary: "Removes all keys from all databases.",
-        ..database_row("flushall", -1, flag::WRITE | flag::DANGEROUS, Merge::Ok, Handler::Shard(flushall))
+        ..whole_database_row("flushall", -1, Handler::Shard(flushall))
+    },
+    Row {
+        flags: flag::WRITE | flag::FAST | flag::KEYSPACE | flag::DANGEROUS,
+        summary: "Swaps two databases.",
+        since: "4.0.0",
+        ..whole_database_row("swapdb", 3, Handler::Shard(swapdb))
     },
     Row {
         group: "generic",
@@ -164,28 +182,45 @@ fn dbsize(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -
     Ok(Outcome::Done)
 }
 
-fn flush_option(call: &Call<'_>) -> std::result::Result<(), Error> {
-    // Either way a database is emptied at once and its memory freed in slices.
-    let known = |word: &[u8]| word.eq_ignore_ascii_case(b"async") || word.eq_ignore_ascii_case(b"sync");
-    match call.args().len() {
-        1 => Ok(()),
-        2 if known(call.args().get(1)) => Ok(()),
-        _ => Err(Error::Syntax),
-    }
+fn flushdb(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
+    flush(call, owner, reply, call.db as usize..call.db as usize + 1)
 }
 
-fn flushdb(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
-    flush_option(call)?;
-    owner.store.clear(call.db);
+fn flushall(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
+    flush(call, owner, reply, 0..owner.store.databases())
+}
+
+/// The databases are empty at once, and their memory is freed in slices. With SYNC the reply waits for that; nobody else
+/// does.
+fn flush(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>, databases: Range<usize>) -> Result {
+    let args = call.args();
+    let lazy = match args.len() {
+        1 => owner.config.lazyfree_user_flush,
+        2 if args.get(1).eq_ignore_ascii_case(b"async") => true,
+        2 if args.get(1).eq_ignore_ascii_case(b"sync") => false,
+        _ => return Err(Error::Syntax),
+    };
+    if owner.store.clear(databases).is_err() {
+        return Err(Error::Text("ERR no database can be flushed any more: Torc has to be restarted for that"));
+    }
+    let flushes = owner.store.flushes();
+    if !lazy && !owner.store.has_freed(flushes) {
+        return Ok(Outcome::Wait(Wait::Freed { flushes }));
+    }
     reply.ok();
     Ok(Outcome::Done)
 }
 
-fn flushall(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
-    flush_option(call)?;
-    for db in 0..owner.store.databases() {
-        owner.store.clear(db as u8);
-    }
+fn swapdb(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
+    let number = |at: usize, error: &'static str| {
+        let number = parse::integer(call.args().get(at)).ok().and_then(|number| i32::try_from(number).ok());
+        number.ok_or(Error::Text(error))
+    };
+    let one = number(1, "ERR invalid first DB index")?;
+    let other = number(2, "ERR invalid second DB index")?;
+    let existing = |number: i32| u8::try_from(number).ok().filter(|&db| (db as usize) < owner.store.databases());
+    let (Some(one), Some(other)) = (existing(one), existing(other)) else { return Err(Error::DbIndexOutOfRange) };
+    owner.store.swap(one, other);
     reply.ok();
     Ok(Outcome::Done)
 }

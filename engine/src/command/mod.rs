@@ -13,6 +13,7 @@ mod commands;
 mod config;
 mod connection;
 mod counter;
+mod debug;
 mod error;
 mod expiry;
 mod info;
@@ -31,6 +32,7 @@ use bytes::Bytes;
 use torc_protocol::args::{Args, Span};
 use torc_protocol::resp::reply::{ReplyBuffer, ReplyWriter};
 
+pub use debug::Sleep;
 pub use error::Error;
 pub use report::Report;
 pub(crate) use report::write_report;
@@ -101,6 +103,9 @@ pub mod flag {
     pub const GROWS: u32 = 1 << 15;
     /// Not shown in MONITOR and the slow log: carries a password.
     pub const SKIP_MONITOR: u32 = 1 << 14;
+    /// Only for whom a parameter names (`enable-debug-command`). Subcommands that do not exist and wrong numbers of
+    /// arguments are one error, as in Redis.
+    pub const PROTECTED: u32 = 1 << 15;
 }
 
 /// Where a command's keys are among its arguments.
@@ -188,6 +193,10 @@ pub enum Outcome {
 pub enum Wait {
     /// KEYS goes through the keyspace in slices.
     Keys(Box<KeysScan>),
+    /// FLUSHALL SYNC and its relatives wait until what was flushed so far is freed ([`Store::flushes`]).
+    Freed { flushes: u64 },
+    /// DEBUG SLEEP.
+    Sleep(Sleep),
 }
 
 /// What a handler returns. An error is written as the reply, whatever the handler wrote before is dropped.
@@ -271,6 +280,7 @@ const FAMILIES: &[&[Row]] = &[
     config::ROWS,
     info::ROWS,
     server::ROWS,
+    debug::ROWS,
     commands::ROWS,
 ];
 

@@ -17,7 +17,7 @@ use super::{Call, Error, Handler, Merge, NO_KEYS, Outcome, Owner, Result, Route,
 use crate::glob;
 use crate::id::{Millis, ShardId};
 use crate::limits;
-use crate::store::{SCAN_POSITION_BITS, Store};
+use crate::store::{KeyspaceId, SCAN_POSITION_BITS, Store};
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -136,8 +136,9 @@ fn scan(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> 
 }
 
 fn keys(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
-    let mut scan = KeysScan { pattern: call.args().get(1).to_vec(), ..KeysScan::default() };
-    if scan.step(owner.store, call.db, call.now) {
+    let keyspace = owner.store.keyspace_id(call.db);
+    let mut scan = KeysScan { pattern: call.args().get(1).to_vec(), keyspace, ..KeysScan::default() };
+    if scan.step(owner.store, call.now) {
         return Ok(Outcome::Wait(Wait::Keys(Box::new(scan))));
     }
     scan.write(reply);
@@ -148,14 +149,17 @@ fn keys(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> 
 #[derive(Debug, Default)]
 pub struct KeysScan {
     pattern: Vec<u8>,
+    /// What it goes through, wherever SWAPDB puts it.
+    keyspace: KeyspaceId,
     position: u64,
     found: ReplyBuffer,
     count: usize,
 }
 
 impl KeysScan {
-    /// Looks at a slice of the keyspace. True if there is more.
-    pub(crate) fn step(&mut self, store: &Store, db: u8, now: Millis) -> bool {
+    /// Looks at a slice of the keyspace. True if there is more; what was flushed has no more.
+    pub(crate) fn step(&mut self, store: &Store, now: Millis) -> bool {
+        let Some(db) = store.database_of(self.keyspace) else { return false };
         self.position = store.scan(db, self.position, limits::KEYS_SLICE_ENTRIES, now, |entry| {
             // `*` is no filter; as a pattern it would not match the empty key.
             if self.pattern == b"*" || glob::matches(&self.pattern, entry.key(), false) {

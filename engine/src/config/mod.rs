@@ -119,6 +119,10 @@ pub struct Config {
     /// Bound of all clients' buffers together, bytes; never 0.
     pub maxmemory_clients: u64,
     pub dir: String,
+    /// Who may use DEBUG.
+    pub debug_command: Protection,
+    /// FLUSHALL and FLUSHDB answer before the memory is freed if they do not say SYNC.
+    pub lazyfree_user_flush: bool,
     /// 1..=500.
     pub hz: u32,
     pub loglevel: LogLevel,
@@ -183,6 +187,16 @@ pub enum Cores {
     Auto,
     /// In the order given, without repetition.
     List(Vec<usize>),
+}
+
+/// Who may do what is dangerous.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// Nobody.
+    No,
+    Yes,
+    /// Clients on this machine.
+    Local,
 }
 
 /// How one core wakes another.
@@ -447,6 +461,8 @@ impl Default for Config {
             lfu_decay_minutes: 0,
             maxmemory_clients: 0,
             dir: String::new(),
+            debug_command: Protection::No,
+            lazyfree_user_flush: false,
             hz: 0,
             loglevel: LogLevel::Nothing,
             logfile: String::new(),

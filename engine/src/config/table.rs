@@ -5,8 +5,8 @@ use super::Kind::*;
 use super::Shown::{ByName, InFilesOnly};
 use super::State::{Applied, Include, OnlyOff, WithoutEffect};
 use super::{
-    Change, ClientBound, Cores, Kind, LogLevel, OutputLimits, QUERY_BUFFER_BYTES_CEILING, Row, Shown, State, Value,
-    Wakeup,
+    Change, ClientBound, Cores, Kind, LogLevel, OutputLimits, Protection, QUERY_BUFFER_BYTES_CEILING, Row, Shown,
+    State, Value, Wakeup,
 };
 use crate::store::Policy;
 
@@ -96,7 +96,7 @@ pub(super) static ROWS: &[Row] = &[
     row("disable-thp", Bool, "yes", AtStart, WithoutEffect, "Turn transparent huge pages off for the process."),
     row("dynamic-hz", Bool, "yes", RunTime, WithoutEffect, "Raise hz with the number of clients."),
     row("enable-debug-assert", Bool, "no", AtStart, WithoutEffect, "Assertions of debug builds.").shown(ByName),
-    row("enable-debug-command", PROTECTED, "no", AtStart, WithoutEffect, "Who may use DEBUG."),
+    row("enable-debug-command", PROTECTED, "no", AtStart, Applied(|config, value| config.debug_command = protection(value)), "Who may use DEBUG: nobody, everybody, or who connects from this machine."),
     row("enable-module-command", PROTECTED, "no", AtStart, WithoutEffect, "Who may use MODULE."),
     row("enable-protected-configs", PROTECTED, "no", AtStart, WithoutEffect, "Who may change protected parameters."),
     row("hash-max-listpack-entries", LENGTH, "512", RunTime, WithoutEffect, "Longest hash in compact form, fields.").alias("hash-max-ziplist-entries"),
@@ -113,11 +113,11 @@ pub(super) static ROWS: &[Row] = &[
     row("latency-monitor-threshold", Integer { min: 0, max: i64::MAX }, "0", RunTime, WithoutEffect, "Milliseconds from which an event is recorded."),
     row("latency-tracking", Bool, "yes", RunTime, WithoutEffect, "Track the latency of each command."),
     row("latency-tracking-info-percentiles", Percentiles, "50 99 99.9", RunTime, WithoutEffect, "Percentiles shown by INFO."),
-    row("lazyfree-lazy-eviction", Bool, "no", RunTime, WithoutEffect, "Free evicted values in the background; Torc always frees in slices."),
+    row("lazyfree-lazy-eviction", Bool, "no", RunTime, WithoutEffect, "Free evicted values in the background; Torc always does if they are big."),
     row("lazyfree-lazy-expire", Bool, "no", RunTime, WithoutEffect, "The same for expired values."),
     row("lazyfree-lazy-server-del", Bool, "no", RunTime, WithoutEffect, "The same for overwritten values."),
     row("lazyfree-lazy-user-del", Bool, "no", RunTime, WithoutEffect, "Make DEL the same as UNLINK."),
-    row("lazyfree-lazy-user-flush", Bool, "no", RunTime, WithoutEffect, "Make FLUSHALL asynchronous unless told otherwise."),
+    row("lazyfree-lazy-user-flush", Bool, "no", RunTime, Applied(|config, value| config.lazyfree_user_flush = value.bool()), "FLUSHALL and FLUSHDB answer before the memory is freed unless told otherwise. Either way nobody else waits."),
     row("lfu-decay-time", NATURAL, "1", RunTime, Applied(|config, value| config.lfu_decay_minutes = value.number()), "Minutes after which a use counter halves."),
     row("lfu-log-factor", NATURAL, "10", RunTime, Applied(|config, value| config.lfu_log_factor = value.number()), "How slowly a use counter grows."),
     row("list-compress-depth", NATURAL, "0", RunTime, WithoutEffect, "Uncompressed nodes at each end of a list."),
@@ -304,6 +304,15 @@ fn log_level(value: &Value) -> LogLevel {
         Value::Word("warning") => LogLevel::Warning,
         Value::Word("nothing") => LogLevel::Nothing,
         other => panic!("not among LOG_LEVELS: {other:?}"),
+    }
+}
+
+fn protection(value: &Value) -> Protection {
+    match value {
+        Value::Word("no") => Protection::No,
+        Value::Word("yes") => Protection::Yes,
+        Value::Word("local") => Protection::Local,
+        other => panic!("not a protection: {other:?}"),
     }
 }
 

@@ -9,8 +9,9 @@ use super::gate::Refusal;
 use super::links::Links;
 use super::sessions::Sessions;
 use super::turn::{Batch, Context, Operation, Origin, Source};
+use super::waiters::Waiter;
 use super::{Core, Shard};
-use crate::command::{Command, Error, Handler, Home, Merge, Route, cursor_shard, wanted_count, write_report};
+use crate::command::{Command, Error, Handler, Home, Merge, Route, Wait, cursor_shard, wanted_count, write_report};
 use crate::id::{Millis, SessionId, ShardId};
 use crate::message::{RequestHead, Target};
 use crate::route::Route as KeyRoute;
@@ -208,15 +209,20 @@ impl Shard {
     }
 
     /// A command that shard 0 has executed first, with success: now all others do, in the order in which it did. The
-    /// reply to `operation` is made of theirs.
-    pub(super) fn pass_on_to_others(&mut self, operation: &Operation, args: Args<'_>) {
+    /// reply to `operation` is made of theirs, and of its own if that is still to come (`wait`).
+    pub(super) fn pass_on_to_others(&mut self, operation: &Operation, args: Args<'_>, wait: Option<Wait>) {
         let Operation { command, db, dialect, origin, .. } = *operation;
         let Route::Ordered(merge) = command.row().route else { unreachable!("asked of ordered commands only") };
         let others = 1..self.core.shards;
-        let (fanout, generation) = self.fanouts.insert(Fanout::new(origin, dialect, merge, others.len()));
+        let parts = others.len() + wait.is_some() as usize;
+        let (fanout, generation) = self.fanouts.insert(Fanout::new(origin, dialect, merge, parts));
         for shard in others {
             let target = Target::Part { fanout, generation, part: shard as u32 - 1 };
             self.links.send(ShardId(shard as u16), RequestHead::new(command, db, dialect, target), args);
+        }
+        if let Some(wait) = wait {
+            let own = Origin::Home(Target::Part { fanout, generation, part: parts as u32 - 1 });
+            self.waiters.push(Waiter::new(own, dialect, wait));
         }
     }
 
@@ -354,8 +360,11 @@ impl Shard {
         counters.slack_bytes = memory.slack as u64;
         counters.spare_buffer_bytes = (self.pool.held_bytes() + self.links.spare_bytes()) as u64;
         counters.leased_bytes = core.budget.lease();
-        counters.pending_free = core.store.pending_free() as u64;
         counters.client_buffer_bytes = self.buffer_bytes;
+        let garbage = core.store.garbage_counters();
+        counters.lazyfree_pending_objects = garbage.pending_objects;
+        counters.lazyfree_pending_bytes = garbage.pending_bytes;
+        counters.lazyfreed_objects = garbage.freed_objects;
         counters.torc_forwarded_requests = self.links.forwarded;
         core.stats.databases.clear();
         core.stats.databases.extend((0..core.store.databases()).map(|db| DatabaseCounters {

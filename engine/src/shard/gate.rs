@@ -4,6 +4,7 @@
 use torc_protocol::args::Args;
 
 use crate::command::{Command, Error, flag};
+use crate::config::{Config, Protection};
 use crate::session::Client;
 
 /// Bytes of a name, and of arguments together, that an error shows.
@@ -20,17 +21,20 @@ pub(super) enum Refusal {
 
 /// The home gates: finds the command, or says why it is refused.
 #[inline(always)]
-pub(super) fn pass_home(args: Args<'_>, client: &Client) -> Result<Command, Refusal> {
+pub(super) fn pass_home(args: Args<'_>, client: &Client, config: &Config) -> Result<Command, Refusal> {
     let Some(mut command) = Command::of(args) else { return Err(unknown(args)) };
     let mut gate = command.gate();
     let count = args.len() as u32;
     if gate.container && count > 1 {
+        if gate.flags & flag::PROTECTED != 0 {
+            pass_protection(command, args, client, config)?;
+        }
         let Some(sub) = command.subcommand(args.get(1)) else { return Err(unknown_subcommand(command, args)) };
         command = sub;
         gate = sub.gate();
     }
     if count < gate.args_min || count > gate.args_max {
-        return Err(refuse(command, Error::WrongArity, args));
+        return Err(wrong_arity(command, args));
     }
     if !client.authenticated && gate.flags & flag::NO_AUTH == 0 {
         return Err(refuse(command, Error::NoAuth, args));
@@ -38,9 +42,28 @@ pub(super) fn pass_home(args: Args<'_>, client: &Client) -> Result<Command, Refu
     Ok(command)
 }
 
+/// Whether the parameters let the client use a command of this kind. DEBUG is the one there is.
+#[cold]
+fn pass_protection(command: Command, args: Args<'_>, client: &Client, config: &Config) -> Result<(), Refusal> {
+    let local = client.address.ip().to_canonical().is_loopback();
+    match config.debug_command {
+        Protection::Yes => Ok(()),
+        Protection::Local if local => Ok(()),
+        Protection::Local | Protection::No => Err(refuse(command, Error::DebugNotAllowed, args)),
+    }
+}
+
 #[cold]
 fn refuse(command: Command, error: Error, args: Args<'_>) -> Refusal {
     Refusal::Reply { text: error.text(command.row().name, args), command: Some(command) }
+}
+
+#[cold]
+fn wrong_arity(command: Command, args: Args<'_>) -> Refusal {
+    match args.len() > 1 && command.gate().flags & flag::PROTECTED != 0 {
+        true => unknown_subcommand(command, args),
+        false => refuse(command, Error::WrongArity, args),
+    }
 }
 
 #[cold]
@@ -68,10 +91,16 @@ fn unknown(args: Args<'_>) -> Refusal {
 #[cold]
 fn unknown_subcommand(command: Command, args: Args<'_>) -> Refusal {
     let sub = args.get(1);
-    let mut text = b"ERR unknown subcommand '".to_vec();
+    let row = command.row();
+    let container = row.name.split('|').next().unwrap_or_default();
+    let mut text = b"ERR unknown subcommand ".to_vec();
+    if row.flags & flag::PROTECTED != 0 {
+        text.extend_from_slice(b"or wrong number of arguments for ");
+    }
+    text.push(b'\'');
     text.extend_from_slice(&sub[..sub.len().min(SHOWN_BYTES_MAX)]);
     text.extend_from_slice(b"'. Try ");
-    text.extend_from_slice(command.row().name.to_ascii_uppercase().as_bytes());
+    text.extend_from_slice(container.to_ascii_uppercase().as_bytes());
     text.extend_from_slice(b" HELP.");
     Refusal::Reply { text, command: Some(command) }
 }

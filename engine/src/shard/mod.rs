@@ -6,12 +6,14 @@
 //! One command's way: [`turn`] parses it, [`dispatch`] lets it through the gates ([`gate`]) and decides where it is
 //! executed; here, it joins the batch, and [`turn`] executes the batch; elsewhere, it goes into a frame ([`links`]), and
 //! its reply comes back in one. [`replies`] keeps the order, [`fanout`] splits and merges, [`waiters`] resumes what goes
-//! on in slices, [`buffers`] bounds clients' memory and [`budget`] all of it, [`timers`] does what is due.
+//! on in slices, [`buffers`] bounds clients' memory and [`budget`] all of it, [`garbage`] hands big values out to be dropped,
+//! [`timers`] does what is due.
 
 mod budget;
 mod buffers;
 mod dispatch;
 mod fanout;
+mod garbage;
 mod gate;
 mod links;
 mod replies;
@@ -259,13 +261,15 @@ impl Shard {
             if session.choked_since.is_some() {
                 self.choked.retain(|&choked| choked != id);
             }
+            garbage::discard_session(&mut self.core.store, session);
         }
     }
 
     /// `count` bytes of the session's output were sent. Call with what send(2) returned.
     pub fn handle_sent(&mut self, id: SessionId, count: usize) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        session.replies.sent(count, &mut self.pool);
+        let store = &mut self.core.store;
+        session.replies.sent(count, &mut self.pool, |value| garbage::discard_all(store, [value]));
         // Who reads a long reply is not idle.
         session.client.last_active = self.timers.now;
         self.recheck |= session.stalled;

@@ -218,8 +218,8 @@ impl Replies {
         }
     }
 
-    /// `count` bytes of the output were sent.
-    pub fn sent(&mut self, count: usize, pool: &mut BufferPool) {
+    /// `count` bytes of the output were sent; `let_go` gets the values of which nothing is left to send.
+    pub fn sent(&mut self, count: usize, pool: &mut BufferPool, mut let_go: impl FnMut(Bytes)) {
         self.sent += count;
         if self.output.shared.is_empty() {
             debug_assert!(self.sent <= self.output.bytes.len());
@@ -246,8 +246,10 @@ impl Replies {
             through += 1;
         }
         if through > 0 {
-            let gone = self.output.shared.drain(..through);
-            self.values_bytes -= gone.map(|(_, value)| value.len()).sum::<usize>();
+            for (_, value) in self.output.shared.drain(..through) {
+                self.values_bytes -= value.len();
+                let_go(value);
+            }
             self.output.bytes.drain(..position);
             for (at, _) in &mut self.output.shared {
                 *at -= position;
@@ -255,8 +257,18 @@ impl Replies {
             self.sent -= stream;
         }
         if self.output.shared.is_empty() {
-            self.sent(0, pool);
+            self.sent(0, pool, let_go);
         }
+    }
+
+    /// All values that wait to be sent, for a session that is gone. Nothing can be sent after this.
+    pub fn take_values(&mut self) -> Vec<Bytes> {
+        let early = self.places.drain(..).filter_map(|place| match place {
+            Place::Spliced(buffer) => Some(buffer.shared),
+            Place::Waiting | Place::Ready { .. } => None,
+        });
+        let output = std::mem::take(&mut self.output.shared);
+        output.into_iter().chain(early.flatten()).map(|(_, value)| value).collect()
     }
 }
 
@@ -337,7 +349,7 @@ mod tests {
                 let rest = &buffer.to_vec()[sent..];
                 let count = step.min(rest.len());
                 got.extend_from_slice(&rest[..count]);
-                replies.sent(count, &mut pool);
+                replies.sent(count, &mut pool, |_| ());
             }
             assert_eq!(got, whole, "in steps of {step}");
             assert_eq!(replies.unsent_bytes(), 0);

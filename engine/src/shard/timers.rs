@@ -84,7 +84,8 @@ impl Shard {
 
     /// Whether the store may have something to tidy up: it was changed, and no tick has found it unchanged since.
     pub(super) fn store_needs_timer(&self) -> bool {
-        self.changes() != self.timers.changes || !self.timers.quiet
+        // Freeing may have paused until the big values given up before are dropped.
+        self.changes() != self.timers.changes || !self.timers.quiet || self.core.store.has_flushed()
     }
 
     /// Closes clients that said nothing and read nothing for `timeout` seconds; looks at some of them each time.

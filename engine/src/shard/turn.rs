@@ -9,6 +9,7 @@ use torc_protocol::args::{Args, Span};
 use torc_protocol::resp::reply::{Dialect, ReplyBuffer, ReplyWriter};
 use torc_protocol::resp::request::{ProtocolError, Step};
 
+use super::garbage::{discard_all, discard_frame};
 use super::gate::{self, Refusal};
 use super::waiters::Waiter;
 use super::{Core, Input, Shard};
@@ -130,7 +131,8 @@ impl Shard {
         self.run_budget(now, &mut *context.machine, tick);
 
         batch.owned.clear();
-        for (_, frame) in batch.frames.drain(..) {
+        for (_, mut frame) in batch.frames.drain(..) {
+            discard_frame(&mut self.core.store, &mut frame);
             self.links.recycle(frame);
         }
         self.batch = batch;
@@ -324,7 +326,7 @@ impl Shard {
                 Err(error) => return Pause::Broken(error),
             };
             let args = Args::new(bytes, &batch.spans[first_span..], &batch.shared);
-            let command = match gate::pass_home(args, &session.client) {
+            let command = match gate::pass_home(args, &session.client, &self.core.config) {
                 Ok(command) => command,
                 Err(refusal) => return Pause::Refused(refusal),
             };
@@ -376,7 +378,9 @@ impl Shard {
         operations.clear();
         batch.operations = operations;
         batch.spans.clear();
-        batch.shared.clear();
+        if !batch.shared.is_empty() {
+            discard_all(&mut self.core.store, batch.shared.drain(..));
+        }
     }
 
     fn execute_one(&mut self, context: &mut Context<'_>, batch: &mut Batch, operation: &Operation) {
@@ -410,7 +414,7 @@ impl Shard {
                         Ok(Outcome::Done) => {}
                         Ok(Outcome::Wait(wait)) => {
                             session.replies.rewind(mark);
-                            return self.waiters.push(Waiter::new(operation, wait));
+                            return self.waiters.push(Waiter::new(operation.origin, dialect, wait));
                         }
                         Err(error) => {
                             let text = error.text(operation.command.row().name, call.args());
@@ -429,7 +433,7 @@ impl Shard {
                     Ok(Outcome::Done) => {}
                     Ok(Outcome::Wait(wait)) => {
                         frame.cancel_reply(mark);
-                        return self.waiters.push(Waiter::new(operation, wait));
+                        return self.waiters.push(Waiter::new(operation.origin, dialect, wait));
                     }
                     Err(error) => {
                         frame.rewind_reply(mark);
@@ -466,23 +470,22 @@ impl Shard {
             }
             _ => self.core.run(&call, context.machine, ReplyWriter::new(&mut scratch, dialect)),
         };
-        match result {
-            Ok(Outcome::Done) => {}
-            Ok(Outcome::Wait(wait)) => {
-                scratch.clear();
-                batch.scratch = scratch;
-                return self.waiters.push(Waiter::new(operation, wait));
-            }
+        let wait = match result {
+            Ok(Outcome::Done) => None,
+            Ok(Outcome::Wait(wait)) => Some(wait),
             Err(error) => {
                 scratch.clear();
                 let text = error.text(operation.command.row().name, call.args());
                 ReplyWriter::new(&mut scratch, dialect).error(&text);
+                None
             }
-        }
+        };
         let failed = scratch.bytes.first() == Some(&b'-');
         let leads = self.core.id == ShardId(0) && self.core.shards > 1;
         if leads && !failed && matches!(operation.command.row().route, Route::Ordered(_)) {
-            self.pass_on_to_others(operation, call.args());
+            self.pass_on_to_others(operation, call.args(), wait);
+        } else if let Some(wait) = wait {
+            self.waiters.push(Waiter::new(operation.origin, dialect, wait));
         } else {
             self.finish(context, operation.origin, &mut scratch);
         }

@@ -7,21 +7,20 @@ use std::collections::VecDeque;
 use torc_protocol::resp::reply::{Dialect, ReplyWriter};
 
 use super::Shard;
-use super::turn::{Batch, Context, Operation, Origin};
+use super::turn::{Batch, Context, Origin};
 use crate::command::Wait;
 use crate::limits;
 
 /// A command that waits, with what it needs to be answered.
 pub(super) struct Waiter {
     origin: Origin,
-    db: u8,
     dialect: Dialect,
     wait: Wait,
 }
 
 impl Waiter {
-    pub fn new(operation: &Operation, wait: Wait) -> Waiter {
-        Waiter { origin: operation.origin, db: operation.db, dialect: operation.dialect, wait }
+    pub fn new(origin: Origin, dialect: Dialect, wait: Wait) -> Waiter {
+        Waiter { origin, dialect, wait }
     }
 }
 
@@ -49,13 +48,22 @@ impl Shard {
     /// Gives the command at the head of the queue a slice.
     pub(super) fn step_waiters(&mut self, context: &mut Context<'_>, batch: &mut Batch) {
         let Some(mut waiter) = self.waiters.queue.pop_front() else { return };
-        let Wait::Keys(scan) = &mut waiter.wait;
-        if scan.step(&self.core.store, waiter.db, context.now) {
+        let store = &self.core.store;
+        let waits = match &mut waiter.wait {
+            Wait::Keys(scan) => scan.step(store, context.now),
+            Wait::Freed { flushes } => !store.has_freed(*flushes),
+            Wait::Sleep(sleep) => sleep.step(context.machine),
+        };
+        if waits {
             return self.waiters.queue.push_back(waiter);
         }
         // Sessions that wait because too many commands did need not be those whose command has ended.
         self.recheck |= self.waiters.len() == limits::WAITERS_MAX / 2;
-        scan.write(&mut ReplyWriter::new(&mut batch.scratch, waiter.dialect));
+        let mut writer = ReplyWriter::new(&mut batch.scratch, waiter.dialect);
+        match waiter.wait {
+            Wait::Keys(scan) => scan.write(&mut writer),
+            Wait::Freed { .. } | Wait::Sleep(_) => writer.ok(),
+        }
         let mut reply = std::mem::take(&mut batch.scratch);
         self.finish(context, waiter.origin, &mut reply);
         reply.clear();

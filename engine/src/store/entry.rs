@@ -24,6 +24,7 @@ use bytes::{Bytes, BytesMut};
 use torc_protocol::limits::SHARED_BYTES_MIN;
 
 use super::arena::{ALIGN, Arena, LARGEST_BYTES, slot_bytes_of};
+use super::garbage::is_big;
 
 /// A value on its way into the store: its bytes, and the refcounted form if it arrived as one.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +54,23 @@ impl<'a> Value<'a> {
             Value::Inline(bytes) => bytes,
             Value::Shared(bytes) => bytes,
         }
+    }
+}
+
+/// What entries own outside the arena.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outside {
+    pub bytes: usize,
+    /// Values that are too big to be dropped on the shard's thread.
+    pub big_values: usize,
+}
+
+impl Outside {
+    /// The sum after an entry that owned `old` owns `new`.
+    #[inline]
+    pub fn change(&mut self, old: Outside, new: Outside) {
+        self.bytes = self.bytes + new.bytes - old.bytes;
+        self.big_values = self.big_values + new.big_values - old.big_values;
     }
 }
 
@@ -146,20 +164,21 @@ impl<'a> EntryRef<'a> {
         unsafe { field(self.0, 0).read() }
     }
 
-    /// Bytes that the entry owns outside the arena, those of a refcounted value and of a long key.
+    /// What the entry owns outside the arena: a refcounted value and a long key.
     #[inline]
-    pub fn outside_bytes(self) -> usize {
+    pub fn outside(self) -> Outside {
         let header = self.header();
         if !header.owns() {
-            return 0;
+            return Outside::default();
         }
         let value = if let Value::Shared(bytes) = self.value() { bytes.len() } else { 0 };
-        value + if header.how & LONG_KEY != 0 { self.key().len() } else { 0 }
+        let key = if header.how & LONG_KEY != 0 { self.key().len() } else { 0 };
+        Outside { bytes: value + key, big_values: is_big(value) as usize }
     }
 
     /// Bytes that the entry takes: its slot in the arena, and what it owns outside.
     pub fn memory_bytes(self) -> usize {
-        slot_bytes_of(self.size()) + self.outside_bytes()
+        slot_bytes_of(self.size()) + self.outside().bytes
     }
 
     fn size(self) -> usize {

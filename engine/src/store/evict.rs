@@ -4,6 +4,7 @@ use super::Keyspace;
 use super::entry::EntryRef;
 use super::eviction::{Judgement, KEEP, Policy};
 use super::expiry::is_expired;
+use super::garbage::Garbage;
 use super::table::{Place, Table};
 use crate::id::Millis;
 use crate::limits;
@@ -76,17 +77,20 @@ impl Keyspace {
         now: Millis,
         rehash: &impl Fn(EntryRef) -> u64,
         random: &mut dyn FnMut() -> u64,
+        garbage: &mut Garbage,
     ) -> Evicted {
         let mut done = Evicted::default();
         match policy {
             Policy::NoEviction => {}
-            Policy::AllKeysLru | Policy::AllKeysLfu | Policy::AllKeysS3Fifo => self.evict_marked(bytes, now, rehash, &mut done),
+            Policy::AllKeysLru | Policy::AllKeysLfu | Policy::AllKeysS3Fifo => {
+                self.evict_marked(bytes, now, rehash, &mut done, garbage)
+            }
             _ => {
                 for _ in 0..limits::EVICT_SLICE_SAMPLES {
                     if done.bytes >= bytes || self.evictable(policy) == 0 {
                         break;
                     }
-                    self.evict_of_sample(policy, now, rehash, &mut done, random);
+                    self.evict_of_sample(policy, now, rehash, &mut done, random, garbage);
                 }
             }
         }
@@ -94,7 +98,14 @@ impl Keyspace {
     }
 
     /// Evicts what the marks of all keys say.
-    fn evict_marked(&mut self, bytes: usize, now: Millis, rehash: &impl Fn(EntryRef) -> u64, done: &mut Evicted) {
+    fn evict_marked(
+        &mut self,
+        bytes: usize,
+        now: Millis,
+        rehash: &impl Fn(EntryRef) -> u64,
+        done: &mut Evicted,
+        garbage: &mut Garbage,
+    ) {
         self.renew_slice(now);
         if self.hands.evict == 0 {
             self.marks.aim();
@@ -113,7 +124,7 @@ impl Keyspace {
             match self.marks.judge(mark) {
                 Judgement::Keep => {}
                 Judgement::Remark(mark) => self.table.mark(place).set(mark),
-                Judgement::Evict => self.evict(place, now, rehash, done),
+                Judgement::Evict => self.evict(place, now, rehash, done, garbage),
             }
         }
     }
@@ -126,6 +137,7 @@ impl Keyspace {
         rehash: &impl Fn(EntryRef) -> u64,
         done: &mut Evicted,
         random: &mut dyn FnMut() -> u64,
+        garbage: &mut Garbage,
     ) {
         let by_chance = matches!(policy, Policy::AllKeysRandom | Policy::VolatileRandom);
         if by_chance {
@@ -141,21 +153,28 @@ impl Keyspace {
             _ => self.marks.rank(mark).into(),
         });
         if let Some((place, _)) = worst {
-            self.evict(place, now, rehash, done);
+            self.evict(place, now, rehash, done, garbage);
         }
     }
 
     /// Takes an entry out, and lets the marks know.
-    fn evict(&mut self, place: Place, now: Millis, rehash: &impl Fn(EntryRef) -> u64, done: &mut Evicted) {
+    fn evict(
+        &mut self,
+        place: Place,
+        now: Millis,
+        rehash: &impl Fn(EntryRef) -> u64,
+        done: &mut Evicted,
+        garbage: &mut Garbage,
+    ) {
         let entry = self.table.entry(place);
         let was_due = is_expired(entry, now);
         done.bytes += entry.memory_bytes();
         *(if was_due { &mut done.expired } else { &mut done.evicted }) += 1;
         if self.table.is_renewed(place) && !was_due {
             self.marks.evicted(self.table.mark(place).get(), rehash(entry));
-            self.free(place);
+            self.free(place, garbage);
         } else {
-            self.remove(place);
+            self.remove(place, garbage);
         }
     }
 

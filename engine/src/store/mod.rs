@@ -12,6 +12,7 @@ mod entry;
 mod evict;
 pub mod eviction;
 mod expiry;
+mod garbage;
 mod space;
 mod table;
 
@@ -19,14 +20,18 @@ use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;
+use bytes::Bytes;
 
 use arena::Arena;
 use entry::Entry;
+use entry::Outside;
+pub use entry::{EntryRef, NewValue, Value};
 use evict::Hands;
-use eviction::Marks;
+use eviction::{Kind, Marks};
 pub use eviction::{LfuSettings, Policy};
 use expiry::{Expirer, is_expired};
-pub use entry::{EntryRef, NewValue, Value};
+use garbage::Garbage;
+pub use garbage::GarbageCounters;
 use table::{Place, Table};
 
 use crate::id::Millis;
@@ -58,15 +63,35 @@ pub enum Expiry {
 }
 
 struct Keyspace {
+    /// Never given twice in the life of the shard; the number of the database that it is found by may change.
+    id: KeyspaceId,
     table: Table,
     /// Where its entries lie.
     arena: Arena,
-    /// Bytes that entries own outside the arena.
-    outside_bytes: usize,
+    /// What entries own outside the arena.
+    outside: Outside,
     expirer: Expirer,
     /// What the marks in the table mean.
     marks: Marks,
     hands: Hands,
+}
+
+/// A keyspace of one shard. It stays with its data when databases are swapped, and ends when they are flushed. The same on
+/// all shards, as what changes it happens on all in one order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyspaceId(pub u32);
+
+/// There are no more ids for keyspaces: some four billion databases were flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyspacesExhausted;
+
+/// What is known of a key's use: the policy decides what is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// Since it was used last, milliseconds.
+    IdleMs(u64),
+    /// The logarithmic counter of its uses.
+    Frequency(u8),
 }
 
 /// Counts of what happened to keys, for `INFO`.
@@ -105,12 +130,16 @@ impl StoreMemory {
 
 /// The data of one shard.
 pub struct Store {
+    /// By the number of the database.
     keyspaces: Vec<Keyspace>,
+    /// The id of the next fresh keyspace.
+    next_id: u32,
     hasher: RandomState,
     /// Hashes of entries that a reader found expired, with their database.
     reap: RefCell<Vec<(u8, u64)>>,
-    /// Tables and their entries given up by FLUSHDB and FLUSHALL, freed in slices.
-    garbage: Vec<(Table, Arena)>,
+    garbage: Garbage,
+    /// Whether expired keys are looked for that nobody reads.
+    active_expiry: bool,
     counters: StoreCounters,
     hits: Cell<u64>,
     misses: Cell<u64>,
@@ -123,11 +152,12 @@ pub struct Store {
 }
 
 impl Keyspace {
-    fn new(policy: Policy, lfu: LfuSettings) -> Keyspace {
+    fn new(id: KeyspaceId, policy: Policy, lfu: LfuSettings) -> Keyspace {
         Keyspace {
+            id,
             table: Table::default(),
             arena: Arena::default(),
-            outside_bytes: 0,
+            outside: Outside::default(),
             expirer: Expirer::default(),
             marks: Marks::new(policy, lfu),
             hands: Hands::default(),
@@ -135,17 +165,18 @@ impl Keyspace {
     }
 
     /// Takes an entry out and frees it.
-    fn remove(&mut self, place: Place) {
+    fn remove(&mut self, place: Place, garbage: &mut Garbage) {
         if self.table.is_renewed(place) {
             self.marks.remove(self.table.mark(place).get());
         }
-        self.free(place);
+        self.free(place, garbage);
     }
 
     /// As [`Keyspace::remove`], for an entry that the marks have been told of.
-    fn free(&mut self, place: Place) {
+    fn free(&mut self, place: Place, garbage: &mut Garbage) {
         let entry = self.table.remove(place);
-        self.outside_bytes -= entry.as_ref().outside_bytes();
+        self.outside.change(entry.as_ref().outside(), Outside::default());
+        garbage.discard_value_of(entry.as_ref());
         entry.free(&mut self.arena);
     }
 }
@@ -155,10 +186,12 @@ impl Store {
     pub fn new(databases: usize, seed: [u64; 4]) -> Store {
         let (policy, lfu) = (Policy::default(), LfuSettings::default());
         Store {
-            keyspaces: (0..databases).map(|_| Keyspace::new(policy, lfu)).collect(),
+            keyspaces: (0..databases as u32).map(|id| Keyspace::new(KeyspaceId(id), policy, lfu)).collect(),
+            next_id: databases as u32,
             hasher: RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]),
             reap: RefCell::new(Vec::with_capacity(limits::REAP_MAX)),
-            garbage: Vec::new(),
+            garbage: Garbage::default(),
+            active_expiry: true,
             counters: StoreCounters::default(),
             hits: Cell::new(0),
             misses: Cell::new(0),
@@ -236,24 +269,15 @@ impl Store {
         Some(place)
     }
 
-    /// How long ago a key was used last, milliseconds. None: absent, or the policy counts uses instead.
-    pub fn idle_ms(&self, key: Key<'_>, now: Millis) -> Option<u64> {
+    /// What is known of a key's use; None if it is absent. Asking is no use.
+    pub fn usage(&self, key: Key<'_>, now: Millis) -> Option<Usage> {
         let keyspace = &self.keyspaces[key.db as usize];
         let place = self.find(key, now)?;
         // Until a key has a mark of this policy nothing is known of it.
-        Some(match keyspace.table.is_renewed(place) {
-            true => keyspace.marks.idle_ms(keyspace.table.mark(place).get(), now),
-            false => 0,
-        })
-    }
-
-    /// The logarithmic counter of a key's uses. None: absent.
-    pub fn frequency(&self, key: Key<'_>, now: Millis) -> Option<u8> {
-        let keyspace = &self.keyspaces[key.db as usize];
-        let place = self.find(key, now)?;
-        Some(match keyspace.table.is_renewed(place) {
-            true => keyspace.marks.frequency(keyspace.table.mark(place).get()),
-            false => 0,
+        let mark = keyspace.table.is_renewed(place).then(|| keyspace.table.mark(place).get());
+        Some(match self.policy.kind() {
+            Kind::Frequency => Usage::Frequency(mark.map_or(0, |mark| keyspace.marks.frequency(mark))),
+            Kind::Recency | Kind::Fifo => Usage::IdleMs(mark.map_or(0, |mark| keyspace.marks.idle_ms(mark, now))),
         })
     }
 
@@ -284,7 +308,7 @@ impl Store {
     }
 
     fn remove_at(&mut self, db: u8, place: Place) {
-        self.keyspaces[db as usize].remove(place);
+        self.keyspaces[db as usize].remove(place, &mut self.garbage);
     }
 
     /// Sets a key's value, creating the key if it is absent.
@@ -297,20 +321,21 @@ impl Store {
         self.touch(key, place);
         let keyspace = &mut self.keyspaces[key.db as usize];
         let entry = keyspace.table.entry(place);
-        let (old_bytes, old_expire) = (entry.outside_bytes(), entry.expire_ms());
+        let (old_outside, old_expire) = (entry.outside(), entry.expire_ms());
+        self.garbage.discard_value_of(entry);
         let expire = match expiry {
             Expiry::Never => 0,
             Expiry::At(at) => at.0.max(1),
             Expiry::Keep => old_expire,
         };
-        let (new_bytes, old) = keyspace.table.change(place, |entry| {
+        let (new_outside, old) = keyspace.table.change(place, |entry| {
             if entry.try_set(value, expire) {
-                return (entry.as_ref().outside_bytes(), None);
+                return (entry.as_ref().outside(), None);
             }
             let moved = Entry::new(&mut keyspace.arena, key.bytes, value, expire);
-            (moved.as_ref().outside_bytes(), Some(moved))
+            (moved.as_ref().outside(), Some(moved))
         });
-        keyspace.outside_bytes = keyspace.outside_bytes + new_bytes - old_bytes;
+        keyspace.outside.change(old_outside, new_outside);
         if let Some(old) = old {
             old.free(&mut keyspace.arena);
         }
@@ -326,7 +351,7 @@ impl Store {
         };
         let keyspace = &mut self.keyspaces[key.db as usize];
         let entry = Entry::new(&mut keyspace.arena, key.bytes, value, expire);
-        keyspace.outside_bytes += entry.as_ref().outside_bytes();
+        keyspace.outside.change(Outside::default(), entry.as_ref().outside());
         let base = keyspace.arena.base().expect("it has an entry");
         let hasher = &self.hasher;
         let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
@@ -358,12 +383,12 @@ impl Store {
         let expire = at.map_or(0, |at| at.0.max(1));
         let keyspace = &mut self.keyspaces[key.db as usize];
         let entry = keyspace.table.entry(place);
-        let old_bytes = entry.outside_bytes();
-        let (new_bytes, old) = keyspace.table.change(place, |entry| {
+        let old_outside = entry.outside();
+        let (new_outside, old) = keyspace.table.change(place, |entry| {
             let moved = entry.set_expire_ms(&mut keyspace.arena, expire);
-            (moved.as_ref().unwrap_or(entry).as_ref().outside_bytes(), moved)
+            (moved.as_ref().unwrap_or(entry).as_ref().outside(), moved)
         });
-        keyspace.outside_bytes = keyspace.outside_bytes + new_bytes - old_bytes;
+        keyspace.outside.change(old_outside, new_outside);
         if let Some(old) = old {
             old.free(&mut keyspace.arena);
         }
@@ -389,13 +414,13 @@ impl Store {
         self.counters.changes += 1;
         self.touch(key, place);
         let keyspace = &mut self.keyspaces[key.db as usize];
-        let old_bytes = keyspace.table.entry(place).outside_bytes();
-        let ((len, new_bytes), old) = keyspace.table.change(place, |entry| {
+        let old_outside = keyspace.table.entry(place).outside();
+        let ((len, new_outside), old) = keyspace.table.change(place, |entry| {
             let moved = entry.write_at(&mut keyspace.arena, offset, bytes);
             let now = moved.as_ref().unwrap_or(entry).as_ref();
-            ((now.value().bytes().len(), now.outside_bytes()), moved)
+            ((now.value().bytes().len(), now.outside()), moved)
         });
-        keyspace.outside_bytes = keyspace.outside_bytes + new_bytes - old_bytes;
+        keyspace.outside.change(old_outside, new_outside);
         if let Some(old) = old {
             old.free(&mut keyspace.arena);
         }
@@ -424,7 +449,7 @@ impl Store {
         for keyspace in self.keyspaces.iter().filter(|keyspace| keyspace.table.segments() > 0) {
             let slots = keyspace.arena.used_bytes();
             sum.slots += slots;
-            sum.outside += keyspace.outside_bytes;
+            sum.outside += keyspace.outside.bytes;
             sum.tables += keyspace.table.memory_bytes() + keyspace.marks.memory_bytes();
             sum.slack += keyspace.arena.held_bytes().saturating_sub(slots);
         }
@@ -436,15 +461,10 @@ impl Store {
         self.keyspaces[db as usize].table.memory_bytes()
     }
 
-    /// Keys of flushed databases that wait to be freed.
-    pub fn pending_free(&self) -> usize {
-        self.garbage.iter().map(|(table, _)| table.len()).sum()
-    }
-
     /// Bytes held for entries and tables, what waits to be freed not included.
     pub fn memory_bytes(&self) -> usize {
         let held =
-            |keyspace: &Keyspace| keyspace.arena.held_bytes() + keyspace.outside_bytes + keyspace.table.memory_bytes();
+            |keyspace: &Keyspace| keyspace.arena.held_bytes() + keyspace.outside.bytes + keyspace.table.memory_bytes();
         self.keyspaces.iter().map(held).sum()
     }
 
@@ -457,30 +477,84 @@ impl Store {
     pub fn reset_counters(&mut self) {
         self.counters.expired = 0;
         self.counters.evicted = 0;
+        self.garbage.reset_counters();
         self.hits.set(0);
         self.misses.set(0);
     }
 
-    /// Empties a database at once; its memory is freed in slices ([`Store::free_slice`]).
-    pub fn clear(&mut self, db: u8) {
-        let fresh = Keyspace::new(self.policy, self.lfu);
-        let old = std::mem::replace(&mut self.keyspaces[db as usize], fresh);
-        self.counters.changes += old.table.len() as u64;
-        // A small table is freed here and now, or a client that fills and flushes fast would stay ahead of the slices.
-        if old.table.segments() > 1 && self.garbage.len() < limits::GARBAGE_TABLES_MAX {
-            self.garbage.push((old.table, old.arena));
-        }
+    /// The keyspace that a database's number leads to.
+    pub fn keyspace_id(&self, db: u8) -> KeyspaceId {
+        self.keyspaces[db as usize].id
     }
 
-    /// Frees a slice of what was cleared: about 50 µs of work. True if there is more.
-    pub fn free_slice(&mut self) -> bool {
-        if let Some((table, arena)) = self.garbage.last_mut()
-            && table.free_some()
-            && arena.free_some(limits::FREE_SLICE_ENTRIES, limits::FREE_SLICE_RUNS)
-        {
-            self.garbage.pop();
+    /// The number of the database that leads to a keyspace now; None when it was flushed.
+    pub fn database_of(&self, id: KeyspaceId) -> Option<u8> {
+        self.keyspaces.iter().position(|keyspace| keyspace.id == id).map(|db| db as u8)
+    }
+
+    /// Exchanges what two databases' numbers lead to.
+    pub fn swap(&mut self, one: u8, other: u8) {
+        self.keyspaces.swap(one as usize, other as usize);
+        self.counters.changes += 1;
+    }
+
+    /// Empties databases at once, each of which gets a fresh keyspace; the memory of the old ones is freed in slices
+    /// ([`Store::free_slice`]). An error changes nothing.
+    pub fn clear(&mut self, databases: std::ops::Range<usize>) -> Result<(), KeyspacesExhausted> {
+        let count = u32::try_from(databases.len()).map_err(|_| KeyspacesExhausted)?;
+        let end = self.next_id.checked_add(count).ok_or(KeyspacesExhausted)?;
+        for (db, id) in databases.zip(self.next_id..end) {
+            let fresh = Keyspace::new(KeyspaceId(id), self.policy, self.lfu);
+            let Keyspace { table, arena, outside, .. } = std::mem::replace(&mut self.keyspaces[db], fresh);
+            self.counters.changes += table.len() as u64;
+            let hasher = &self.hasher;
+            self.garbage.flush(table, arena, outside.big_values, &|entry: EntryRef| hash_of(hasher, entry.key()));
         }
-        !self.garbage.is_empty()
+        self.next_id = end;
+        Ok(())
+    }
+
+    /// Frees a slice of what was cleared: about 50 µs of work. True if there is more that can be done at once.
+    pub fn free_slice(&mut self) -> bool {
+        let hasher = &self.hasher;
+        self.garbage.free_slice(&|entry: EntryRef| hash_of(hasher, entry.key()))
+    }
+
+    /// How often databases were cleared that had something to free; see [`Store::has_freed`].
+    pub fn flushes(&self) -> u64 {
+        self.garbage.flushes()
+    }
+
+    /// Whether everything is freed that was cleared when [`Store::flushes`] gave this number; big values may still be
+    /// under way to who drops them.
+    pub fn has_freed(&self, flushes: u64) -> bool {
+        self.garbage.has_freed(flushes)
+    }
+
+    /// Whether cleared databases wait to be freed.
+    pub fn has_flushed(&self) -> bool {
+        self.garbage.has_flushed()
+    }
+
+    /// Takes a value that somebody holds no longer, perhaps as the last. If it is big it is dropped by who polls it.
+    #[inline]
+    pub fn discard(&mut self, value: Bytes) {
+        self.garbage.discard(&value);
+    }
+
+    /// A big value that was given up, to be dropped where that may take long; then call [`Store::garbage_freed`].
+    pub fn poll_garbage(&mut self) -> Option<Bytes> {
+        self.garbage.poll()
+    }
+
+    /// So many values of so many bytes together, of those that [`Store::poll_garbage`] gave, were dropped.
+    pub fn garbage_freed(&mut self, objects: u64, bytes: u64) {
+        self.garbage.freed(objects, bytes);
+    }
+
+    /// What was given up and what of it is freed.
+    pub fn garbage_counters(&self) -> GarbageCounters {
+        self.garbage.counters()
     }
 
     /// Gives back a slice of the memory that deleted entries leave, moving others where that takes it: about 50 µs of
@@ -543,7 +617,7 @@ impl Store {
         let Some(keyspace) = chosen else { return false };
         let hasher = &self.hasher;
         let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
-        let evicted = keyspace.evict_slice(self.policy, bytes, now, &rehash, random);
+        let evicted = keyspace.evict_slice(self.policy, bytes, now, &rehash, random, &mut self.garbage);
         self.counters.evicted += evicted.evicted;
         self.counters.expired += evicted.expired;
         true
@@ -588,9 +662,14 @@ impl Store {
         *self.reap.get_mut() = list;
     }
 
-    /// Whether any key has an expiry time.
+    /// Switches the search for expired keys that nobody reads on or off. What is read expires all the same.
+    pub fn set_active_expiry(&mut self, on: bool) {
+        self.active_expiry = on;
+    }
+
+    /// Whether any key has an expiry time and is to be looked for when it has come.
     pub fn has_expiring(&self) -> bool {
-        self.keyspaces.iter().any(|keyspace| keyspace.table.volatile() > 0)
+        self.active_expiry && self.keyspaces.iter().any(|keyspace| keyspace.table.volatile() > 0)
     }
 
     /// Removes a slice of what is due: tens of microseconds of work. False when a round through all databases is at its
@@ -600,7 +679,7 @@ impl Store {
             if keyspace.table.volatile() > 0 {
                 let more = keyspace.expirer.slice(&mut keyspace.table, now);
                 let due = keyspace.expirer.take_due();
-                due.iter().for_each(|&place| keyspace.remove(place));
+                due.iter().for_each(|&place| keyspace.remove(place, &mut self.garbage));
                 self.counters.expired += due.len() as u64;
                 keyspace.expirer.recycle(due);
                 self.expire_db += !more as usize;

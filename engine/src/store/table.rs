@@ -63,7 +63,8 @@ const TOMBSTONE: u8 = 1;
 /// Where the bits of expiry begin in [`Bucket::bits`]; below are two bits of each reference.
 const VOLATILE_SHIFT: usize = 2 * SLOTS_PER_BUCKET;
 
-const _: () = assert!(BUCKETS.is_power_of_two() && size_of::<Bucket>() == 64 && VOLATILE_SHIFT + SLOTS_PER_BUCKET <= 32);
+const _: () =
+    assert!(BUCKETS.is_power_of_two() && size_of::<Bucket>() == 64 && VOLATILE_SHIFT + SLOTS_PER_BUCKET <= 32);
 const _: () = assert!(SPLIT_AT + TOMBSTONES_MAX < SLOTS, "a lookup must find a fresh slot");
 const _: () = assert!(ARENA_BYTES_MAX / ALIGN == 1 << 34);
 
@@ -85,12 +86,8 @@ struct Slot {
 }
 
 impl Bucket {
-    const EMPTY: Bucket = Bucket {
-        tags: [FRESH; SLOTS_PER_BUCKET],
-        marks: [0; SLOTS_PER_BUCKET],
-        bits: 0,
-        low: [0; SLOTS_PER_BUCKET],
-    };
+    const EMPTY: Bucket =
+        Bucket { tags: [FRESH; SLOTS_PER_BUCKET], marks: [0; SLOTS_PER_BUCKET], bits: 0, low: [0; SLOTS_PER_BUCKET] };
 
     #[inline(always)]
     fn reference(&self, slot: usize) -> u64 {
@@ -554,7 +551,12 @@ impl Table {
     }
 
     /// Calls `visit` with each of `held` and its hash, asking for entries a few steps ahead.
-    fn rehash_all(&mut self, held: &[Slot], rehash: &impl Fn(EntryRef) -> u64, mut visit: impl FnMut(&mut Table, u64, Slot)) {
+    fn rehash_all(
+        &mut self,
+        held: &[Slot],
+        rehash: &impl Fn(EntryRef) -> u64,
+        mut visit: impl FnMut(&mut Table, u64, Slot),
+    ) {
         const AHEAD: usize = 16;
         for (at, &slot) in held.iter().enumerate() {
             if let Some(ahead) = held.get(at + AHEAD) {
@@ -615,8 +617,7 @@ impl Table {
         if self.depth == DEPTH_MAX {
             return;
         }
-        let doubling =
-            self.doubling.get_or_insert_with(|| Doubling { directory: Grown::new(DIRECTORY_BYTES_MAX) });
+        let doubling = self.doubling.get_or_insert_with(|| Doubling { directory: Grown::new(DIRECTORY_BYTES_MAX) });
         let next = &mut doubling.directory;
         let from = next.len() / 2;
         for &segment in self.directory[from..].iter().take(count) {

@@ -30,7 +30,7 @@ fn growth_keeps_every_key() {
         assert!(store.remove(store.key(0, name.as_bytes()), NOW));
     }
     assert_eq!(store.len(0), 33_334);
-    store.clear(0);
+    store.clear(0..1).unwrap();
     while store.free_slice() {}
     assert_eq!((store.len(0), store.memory_bytes()), (0, 0));
 }
@@ -40,10 +40,89 @@ fn filling_and_flushing_fast_leaves_no_garbage() {
     let mut store = store();
     for _ in 0..1_000 {
         store.set(store.key(0, b"key"), NewValue::from(&b"v"[..]), Expiry::Never, NOW);
-        store.clear(0);
-        store.clear(1);
+        store.clear(0..1).unwrap();
+        store.clear(1..2).unwrap();
     }
     assert!(!store.free_slice());
+}
+
+#[test]
+fn what_is_given_up_and_not_dropped_is_bounded() {
+    const VALUE: usize = 32 << 20;
+    let mut store = store();
+    // Zeros that nobody looks at take no memory.
+    let value = || Bytes::from(vec![0; VALUE]);
+    store.discard(Bytes::from(vec![0; limits::GARBAGE_VALUE_BYTES_MIN - 1]));
+    assert_eq!(store.garbage_counters(), GarbageCounters::default());
+    let most = limits::GARBAGE_BYTES_MAX as usize / VALUE;
+    for number in 1..most + 5 {
+        store.discard(value());
+        let pending = number.min(most);
+        let wanted = GarbageCounters {
+            pending_objects: pending as u64,
+            pending_bytes: (pending * VALUE) as u64,
+            freed_objects: 0,
+        };
+        assert_eq!(store.garbage_counters(), wanted);
+    }
+    let polled = std::iter::from_fn(|| store.poll_garbage()).count();
+    store.garbage_freed(polled as u64, (polled * VALUE) as u64);
+    let wanted = GarbageCounters { freed_objects: most as u64, ..GarbageCounters::default() };
+    assert_eq!((polled, store.garbage_counters()), (most, wanted));
+}
+
+/// A flushed keyspace is searched for its big values before it is freed; too many of them under way make that pause.
+#[test]
+fn big_values_of_a_flushed_keyspace_are_given_out() {
+    let mut store = store();
+    let small = Bytes::from(vec![0; 20_000]);
+    let bytes = limits::GARBAGE_FLUSHED_BYTES_PAUSE as usize / 4;
+    for i in 0..3_000u32 {
+        let name = format!("key:{i}");
+        let big = (i % 300 == 0).then(|| Bytes::from(vec![0; bytes]));
+        let shared = big.as_ref().unwrap_or(&small);
+        let value = NewValue { bytes: shared, shared: Some(shared) };
+        store.set(store.key(0, name.as_bytes()), value, Expiry::Never, NOW);
+    }
+    store.clear(0..1).unwrap();
+    assert_eq!(store.garbage_counters().pending_objects, 3_000);
+    let (mut given, mut pauses) = (0, 0);
+    while store.has_flushed() {
+        if store.free_slice() {
+            assert_eq!(store.poll_garbage(), None);
+            continue;
+        }
+        pauses += 1;
+        while let Some(value) = store.poll_garbage() {
+            given += 1;
+            assert!(value.len() == bytes && value.is_unique(), "the entry that had it is gone");
+            store.garbage_freed(1, bytes as u64);
+        }
+    }
+    assert_eq!(given, 10);
+    assert!((2..=4).contains(&pauses), "{pauses} pauses");
+    let wanted = GarbageCounters { freed_objects: 3_000, ..GarbageCounters::default() };
+    assert_eq!((store.garbage_counters(), small.is_unique()), (wanted, true));
+}
+
+#[test]
+fn keyspaces_keep_their_ids_when_they_are_swapped_and_lose_them_when_they_are_flushed() {
+    let mut store = store();
+    let ids = |store: &Store| [store.keyspace_id(0).0, store.keyspace_id(1).0];
+    assert_eq!(ids(&store), [0, 1]);
+    store.swap(0, 1);
+    assert_eq!(ids(&store), [1, 0]);
+    assert_eq!(store.database_of(KeyspaceId(0)), Some(1));
+    store.clear(0..1).unwrap();
+    assert_eq!(ids(&store), [2, 0]);
+    store.clear(0..2).unwrap();
+    assert_eq!(ids(&store), [3, 4]);
+    assert_eq!(store.database_of(KeyspaceId(0)), None);
+    // No id is ever given again: when there are none, nothing is flushed.
+    store.next_id = u32::MAX - 1;
+    store.set(store.key(1, b"key"), NewValue::from(&b"v"[..]), Expiry::Never, NOW);
+    assert_eq!(store.clear(0..2), Err(KeyspacesExhausted));
+    assert_eq!((ids(&store), store.len(1)), ([3, 4], 1));
 }
 
 #[test]
@@ -99,8 +178,8 @@ fn assert_counted(store: &Store) {
     let (mut slots, mut outside) = (0, 0);
     for db in 0..store.databases() as u8 {
         store.scan(db, 0, usize::MAX, Millis(0), |entry| {
-            slots += entry.memory_bytes() - entry.outside_bytes();
-            outside += entry.outside_bytes();
+            slots += entry.memory_bytes() - entry.outside().bytes;
+            outside += entry.outside().bytes;
         });
     }
     let memory = store.memory();
@@ -156,7 +235,7 @@ fn what_stays_when_most_goes_is_moved_together() {
     for i in (0..60_000).filter(|i| i % 10 == 0) {
         assert!(store.remove(store.key(0, name(i).as_bytes()), NOW));
     }
-    assert_eq!(store.keyspaces[0].outside_bytes, 0);
+    assert_eq!(store.keyspaces[0].outside, Outside::default());
 }
 
 #[derive(Clone, Debug)]
@@ -248,7 +327,7 @@ proptest! {
                 Step::ExpireSlice => { store.expire_slice(now); }
                 Step::CompactSlice => { store.compact_slice(NOW); }
                 Step::Clear => {
-                    store.clear(0);
+                    store.clear(0..1).unwrap();
                     store.free_slice();
                     model.clear();
                 }

@@ -192,6 +192,17 @@ impl RequestParser {
         self.unfinished.as_ref().map_or(0, |unfinished| unfinished.held_bytes())
     }
 
+    /// What of an unfinished request is long, for a connection that is gone: the caller frees it where that may take long.
+    /// Nothing can be parsed after this.
+    pub fn take_long_arguments(&mut self) -> Vec<Bytes> {
+        let Some(unfinished) = self.unfinished.take() else { return Vec::new() };
+        let Unfinished { mut shared, long, .. } = *unfinished;
+        if long.capacity() > 0 {
+            shared.push(Bytes::from(long));
+        }
+        shared
+    }
+
     /// Whether a request has begun and not ended.
     pub fn is_mid_request(&self) -> bool {
         self.unfinished.is_some()

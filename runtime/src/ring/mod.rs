@@ -12,6 +12,7 @@
 //! probe writes a `'static` text; no other operation here points at memory.
 
 mod buffers;
+mod pages;
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,6 +24,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 pub use buffers::BufferId;
 use buffers::ProvidedBuffers;
+pub use pages::give_back;
 
 use crate::limits::{RING_COMPLETIONS, RING_SUBMISSIONS};
 

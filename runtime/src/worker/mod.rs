@@ -28,6 +28,7 @@ use torc_engine::shard::{Close, Event, Input, Shard};
 use crate::limits::*;
 use crate::machine::HostMachine;
 use crate::mesh::{Parcel, Port};
+use crate::reaper::Chute;
 use crate::ring::{BufferId, Completion, Errno, Key, Received, Ring};
 use accept::Listener;
 use connection::{Connections, Receive, key, send};
@@ -65,6 +66,7 @@ pub struct Parts {
     pub wake_by_ring: bool,
     /// How long to look for answers of other shards before parking; `busy-poll-us` is for all else.
     pub spin_outstanding: Duration,
+    pub chute: Chute,
     pub control: Receiver<Control>,
     pub notices: Sender<Notice>,
     pub machine: HostMachine,
@@ -156,6 +158,8 @@ impl Worker {
             self.send_frames();
             self.settle();
             self.publish_buffers();
+            let Parts { shard, chute, .. } = &mut self.parts;
+            chute.serve(shard);
             if self.is_done() {
                 return Ok(());
             }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use torc_engine::id::ShardId;
 
@@ -25,6 +25,7 @@ pub struct Census {
     leased: CachePadded<AtomicU64>,
     /// The most that all shards together used.
     used_peak: AtomicU64,
+    stopping: AtomicBool,
 }
 
 impl Census {
@@ -34,6 +35,7 @@ impl Census {
             drained: AtomicUsize::new(0),
             leased: CachePadded::default(),
             used_peak: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
         }
     }
 
@@ -111,6 +113,15 @@ impl Census {
     /// The most that all shards together ever published as used.
     pub fn used_peak(&self) -> u64 {
         self.used_peak.load(Ordering::Relaxed)
+    }
+
+    /// The process is to stop.
+    pub fn announce_stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// A shard owes nobody anything any more.

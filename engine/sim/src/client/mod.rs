@@ -22,6 +22,9 @@ use model::{Answer, Model};
 /// Counters that all clients increment, in database 0.
 pub(crate) const SHARED_COUNTERS: usize = 4;
 
+/// With at most so many clients there is a second database for each.
+const CLIENTS_WITH_SPARE_MAX: usize = 7;
+
 /// The key of a counter that all clients increment.
 pub(crate) fn shared_counter(number: usize) -> String {
     format!("shared:{number}")
@@ -36,6 +39,8 @@ pub(crate) struct Client {
     /// hold, and goes on under another prefix.
     life: usize,
     resp3: bool,
+    /// Another database of its own, if there are enough.
+    spare_database: Option<usize>,
     pub connection: Option<Connection>,
     /// What the shard last said about the connection.
     flow: Flow,
@@ -89,6 +94,10 @@ enum Episode {
         latest: Millis,
         gone: bool,
     },
+    /// Swaps its database with another of its own, flushes that one, and swaps them back: so many commands of it are said.
+    Swap {
+        said: usize,
+    },
     /// Closes the sending side, reads what is left, comes back.
     HalfClose,
 }
@@ -119,6 +128,7 @@ impl Client {
             random,
             generator,
             model: Model::default(),
+            spare_database: (options.clients <= CLIENTS_WITH_SPARE_MAX).then_some(1 + CLIENTS_WITH_SPARE_MAX + id),
             life: 0,
             resp3: false,
             connection: None,
@@ -166,7 +176,9 @@ impl Client {
         if options.slow_readers && self.random.one_in(300) {
             self.reads_at = step + self.random.between(20, 400) as u64;
         }
-        if options.disconnects && self.random.one_in(1500) {
+        // A swap that takes effect after its client came back under another name would take that one's keys away.
+        let swaps = matches!(&self.plan, Plan::Alone(episode) if matches!(**episode, Episode::Swap { .. }));
+        if options.disconnects && !swaps && self.random.one_in(1500) {
             report.disconnects += 1;
             return self.vanish(shards);
         }
@@ -176,13 +188,14 @@ impl Client {
         let now = shards.now();
         match std::mem::replace(&mut self.plan, Plan::Rest) {
             Plan::Pipeline(0) => {
-                let episode = match self.random.below(8) {
+                let episode = match self.random.below(9) {
                     0 | 1 => Episode::Keys,
                     // Commands of an earlier life may still be under way.
                     2 if self.life == 0 => Episode::Dbsize,
                     3 | 4 => Episode::Scan { cursor: b"0".to_vec(), seen: BTreeSet::new() },
                     5 | 6 => self.fleeting(now),
                     7 => Episode::HalfClose,
+                    8 if self.spare_database.is_some() => Episode::Swap { said: 0 },
                     _ => Episode::Keys,
                 };
                 self.plan = Plan::Drain(Box::new(episode));
@@ -327,6 +340,20 @@ impl Client {
                     _ if *looks > 0 => vec![b"GET".to_vec(), key.clone()],
                     _ => vec![b"DEL".to_vec(), key.clone()],
                 };
+                self.say_expecting(now, command, What::Episode);
+            }
+            Episode::Swap { said } => {
+                let (own, spare) = (self.database(), self.spare_database.expect("asked before"));
+                let swap = format!("SWAPDB {own} {spare}");
+                let flush = ["FLUSHDB", "FLUSHDB SYNC", "FLUSHDB ASYNC"][self.random.below(3)];
+                let line = match *said {
+                    0 | 5 => swap,
+                    2 => format!("SET {prefix}swapped away"),
+                    3 => flush.to_owned(),
+                    _ => format!("KEYS {prefix}*"),
+                };
+                *said += 1;
+                let command = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
                 self.say_expecting(now, command, What::Episode);
             }
             Episode::HalfClose => {}
@@ -510,6 +537,19 @@ impl Client {
                 let more = *looks > 0 || !asked.starts_with("DEL");
                 *looks = looks.saturating_sub(asked.starts_with("GET") as usize);
                 more
+            }
+            Episode::Swap { said } => {
+                match *said {
+                    // Elsewhere there is nothing of its own, neither before nor after the flush; then all is back.
+                    2 | 5 => assert_eq!(reply, Reply::Array(Vec::new()), "client {id}: {asked} after a swap"),
+                    7 => {
+                        let mut keys = bulks(reply);
+                        keys.sort();
+                        assert_eq!(keys, self.model.names(), "client {id}: {asked} after swapping back");
+                    }
+                    _ => assert_eq!(reply, Reply::Simple(b"OK".to_vec()), "client {id}: {asked}"),
+                }
+                *said < 7
             }
             Episode::HalfClose => unreachable!("asks nothing"),
         };

@@ -263,16 +263,6 @@ impl Arena {
         self.touched_bytes + self.classes.capacity() * size_of::<Class>()
     }
 
-    /// Bytes of free pages among those held: any class may take them.
-    pub fn free_bytes(&self) -> usize {
-        self.all.warm_bytes()
-    }
-
-    /// Bytes that it can still grow by.
-    pub fn room_bytes(&self) -> usize {
-        self.all.room_bytes()
-    }
-
     /// Visits all slots in use in storage order.
     #[cfg(test)]
     pub fn for_each(&self, mut visit: impl FnMut(NonNull<u8>)) {

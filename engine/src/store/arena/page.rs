@@ -90,19 +90,7 @@ impl Page {
         let (kept, previous, next) = (Kept::Current, None, None);
         // SAFETY: by the caller; a page's alignment is a multiple of the header's.
         unsafe {
-            header.write(Header {
-                free,
-                live,
-                low,
-                fresh,
-                slot_bytes,
-                owners,
-                touched,
-                kept,
-                class,
-                previous,
-                next,
-            });
+            header.write(Header { free, live, low, fresh, slot_bytes, owners, touched, kept, class, previous, next });
         }
         Page(header)
     }

@@ -98,12 +98,6 @@ impl Pages {
         index as u32
     }
 
-    /// Bytes that pages which were never used, and those given back, have room for.
-    pub fn room_bytes(&self) -> usize {
-        let all = self.space.as_ref().map_or(ARENA_BYTES_MAX, Space::bytes);
-        all - self.in_use * PAGE_BYTES
-    }
-
     /// Takes back a page, `touched` of whose bytes have memory.
     pub fn put(&mut self, page: NonNull<u8>, touched: u32) {
         let index = self.index(page);
@@ -116,11 +110,6 @@ impl Pages {
         if self.used_of_run[run] == 0 {
             self.empty_runs.insert(run as u32);
         }
-    }
-
-    /// Bytes of free pages that were not given back.
-    pub fn warm_bytes(&self) -> usize {
-        self.warm.len() * PAGE_BYTES
     }
 
     /// Gives the memory of one run of free pages back to the system, or if no run is free of one page, if there are more
