@@ -105,7 +105,36 @@ pub mod flag {
     pub const SKIP_MONITOR: u32 = 1 << 14;
     /// Only for whom a parameter names (`enable-debug-command`). Subcommands that do not exist and wrong numbers of
     /// arguments are one error, as in Redis.
-    pub const PROTECTED: u32 = 1 << 15;
+    pub const PROTECTED: u32 = 1 << 16;
+
+    // No two share a bit.
+    const ALL: [u32; 17] = [
+        WRITE,
+        READONLY,
+        DENYOOM,
+        ADMIN,
+        FAST,
+        LOADING,
+        STALE,
+        NO_AUTH,
+        NOSCRIPT,
+        LINEAR,
+        DANGEROUS,
+        CONNECTION,
+        KEYSPACE,
+        STRING,
+        GROWS,
+        SKIP_MONITOR,
+        PROTECTED,
+    ];
+    const _: () = {
+        let (mut at, mut seen) = (0, 0);
+        while at < ALL.len() {
+            assert!(seen & ALL[at] == 0);
+            seen |= ALL[at];
+            at += 1;
+        }
+    };
 }
 
 /// Where a command's keys are among its arguments.
