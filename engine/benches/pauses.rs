@@ -6,12 +6,14 @@
 //! that whatever else the machine does is not in it.
 //!
 //! - `grow`: from nothing to all keys, in turns of 64 pipelined SETs.
-//! - `flushall`: one turn; and the turns without input after it, until the shard has nothing to do.
+//! - `flushall`: one turn (ASYNC); and the turns without input after it, until the shard has nothing to do.
 //! - `grow again`: in what memory the first time has left.
 //! - `delete`: turns of 48 DELs, in another order than the keys came, and 16 SETs of keys that are still there with a longer
 //!   value, until none is left; and the turns after it.
 //! - `large value`: a SET of one value of 512 MiB, received in pieces; the same over it; a short one over it; the SET again
 //!   and a DEL of it. The last piece's turn executes.
+//!
+//! Memory is filled ahead by a thread of its own, as in a server, as fast as it can.
 //!
 //! The shard's clock runs with the time that the turns take, so its timers run as they would in a server under this load.
 //! Requests are built outside of the measured time.
@@ -19,6 +21,8 @@
 mod common;
 
 use std::fmt::Write as _;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
 
 use common::VALUE;
 use hdrhistogram::Histogram;
@@ -26,6 +30,7 @@ use rustix::time::{ClockId, clock_gettime};
 use torc_engine::id::Millis;
 use torc_engine::limits::BATCH_COMMANDS;
 use torc_engine::shard::Input;
+use torc_engine::store::Ahead;
 use torc_sim::{Connection, Shards, encode};
 
 const USAGE: &str = "usage: cargo bench -p torc-engine --bench pauses [-- [--keys N] [--value-mib N]]";
@@ -99,13 +104,17 @@ struct World {
     client: Connection,
     /// Time that the turns took and that is not yet in the shard's clock.
     rest_ns: u64,
+    /// To the thread that fills memory ahead.
+    filler: Sender<Ahead>,
 }
 
 impl World {
     fn new() -> World {
         let mut shards = Shards::new(1);
         let client = shards.connect(HOME);
-        World { shards, client, rest_ns: 0 }
+        let (filler, asked) = mpsc::channel();
+        thread::spawn(move || asked.into_iter().for_each(Ahead::fill));
+        World { shards, client, rest_ns: 0, filler }
     }
 
     fn grow(&mut self, name: &str, keys: usize) {
@@ -124,7 +133,7 @@ impl World {
 
     fn flush(&mut self) {
         let mut phase = Phase::new("flushall");
-        phase.record(self.turn(&encode(&[b"FLUSHALL"]), OK.len()), String::new);
+        phase.record(self.turn(&encode(&["FLUSHALL", "ASYNC"]), OK.len()), String::new);
         phase.print();
         self.rest("flushall, turns after it");
         self.assert_keys(0);
@@ -185,6 +194,9 @@ impl World {
             let unsent = buffer.len() - before;
             shard.handle_sent(session, unsent);
             sent += unsent;
+        }
+        while let Some(ahead) = shard.poll_ahead() {
+            self.filler.send(ahead).expect("the thread is there as long as the world");
         }
         let taken_ns = cpu_ns() - start_ns;
         assert_eq!(sent, reply_bytes, "every command is answered as it should be");

@@ -29,6 +29,7 @@ use crate::log::{self, LogError};
 use crate::machine::{HostMachine, Identity};
 use crate::mesh::{Parcel, Port, mesh};
 use crate::place::{self, PlaceError, Places};
+use crate::prefault::{self, Filler};
 use crate::probe::{self, ProbeError, Report};
 use crate::reaper::{self, Chute};
 use crate::settings::Loaded;
@@ -211,6 +212,7 @@ struct Start {
     wake_by_ring: bool,
     spin_outstanding: Duration,
     chute: Chute,
+    filler: Option<Filler>,
     control: Receiver<Control>,
     notices: Sender<Notice>,
     machine: HostMachine,
@@ -233,6 +235,8 @@ impl Crew {
         let (seed, random) = randomness().map_err(|source| BootError::Machine { step: "get random bytes", source })?;
         let chutes =
             reaper::start(&places.cores).map_err(|source| BootError::Machine { step: "start a thread", source })?;
+        let filler = config.prefault.then(|| prefault::start(&places.cores)).transpose();
+        let filler = filler.map_err(|source| BootError::Machine { step: "start a thread", source })?;
         let identity = Arc::new(Identity::new(config_file, random));
         let spin_outstanding = if places.crowded { Duration::ZERO } else { SPIN_OUTSTANDING };
 
@@ -253,6 +257,7 @@ impl Crew {
                 wake_by_ring,
                 spin_outstanding,
                 chute,
+                filler: filler.clone(),
                 control: orders,
                 notices: notices.clone(),
                 machine: HostMachine::new(identity.clone(), census.clone()),
@@ -324,6 +329,7 @@ fn work(start: Start) {
         wake_by_ring: start.wake_by_ring,
         spin_outstanding: start.spin_outstanding,
         chute: start.chute,
+        filler: start.filler,
         control: start.control,
         notices: start.notices,
         machine: start.machine,

@@ -12,6 +12,7 @@ pub mod machine;
 #[allow(unsafe_code)]
 pub mod mesh;
 pub mod place;
+pub mod prefault;
 pub mod probe;
 pub mod reaper;
 #[allow(unsafe_code)]

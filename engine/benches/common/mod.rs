@@ -43,7 +43,7 @@ pub fn keys(first: usize, count: usize) -> Vec<KeyBytes> {
 
 /// An empty store with the one database that is used.
 pub fn empty_store() -> Store {
-    Store::new(1, HASH_SEED)
+    Store::new(1, HASH_SEED, false)
 }
 
 /// Sets all of `keys`, each to expire at the time that `expiry` gives for its place.

@@ -133,6 +133,8 @@ pub struct Config {
     pub cores: Cores,
     pub wakeup: Wakeup,
     pub busy_poll_us: u32,
+    /// Memory is filled ahead of its use by a thread of its own, in huge pages.
+    pub prefault: bool,
     /// What `maxmemory_clients` is made of.
     client_bound: ClientBound,
     /// The canonical text of every row, in the order of [`Config::rows`].
@@ -470,6 +472,7 @@ impl Default for Config {
             cores: Cores::Auto,
             wakeup: Wakeup::Auto,
             busy_poll_us: 0,
+            prefault: false,
             client_bound: ClientBound::Bytes(0),
             texts: vec![String::new(); rows],
             given: vec![false; rows],

@@ -149,6 +149,7 @@ pub(super) static ROWS: &[Row] = &[
     row("oom-score-adj-values", OomScores, "0 200 800", RunTime, WithoutEffect, "The scores for oom-score-adj."),
     row("pidfile", Text, "", AtStart, Applied(|config, value| config.pidfile = value.text()), "File for the process id."),
     row("port", PORT, "6379", AtStart, Applied(|config, value| config.port = value.number()), "TCP port."),
+    row("prefault", Bool, "yes", AtStart, Applied(|config, value| config.prefault = value.bool()), "Fill memory ahead of its use, in huge pages, by a thread of its own.").torc(),
     row("proc-title-template", Text, "{title} {listen-addr} {server-mode}", RunTime, WithoutEffect, "How the process is named."),
     row("propagation-error-behavior", Enum(&["ignore", "panic", "panic-on-replicas"]), "ignore", RunTime, WithoutEffect, "What a replication error does."),
     row("protected-mode", Bool, "yes", RunTime, Applied(|config, value| config.protected_mode = value.bool()), "Refuse other machines while there is no password."),

@@ -1,4 +1,5 @@
-//! Big values that nobody holds any more, on their way to where dropping them holds up no client.
+//! What takes the system long, on its way to where it holds up no client: big values that nobody holds any more, and memory
+//! that will be needed soon.
 //!
 //! The store keeps the list (`store/garbage.rs`), as it is where most of them come from. The others are of replies that
 //! were sent after their values had been overwritten, of clients that went away, and arguments that nobody took.
@@ -8,13 +9,19 @@ use bytes::Bytes;
 use super::Shard;
 use super::sessions::Session;
 use crate::message::Frame;
-use crate::store::{GarbageCounters, Store};
+use crate::store::{Ahead, GarbageCounters, Store};
 
 impl Shard {
     /// A big value that may be dropped now, which may take long. Until [`Shard::handle_garbage_freed`] it counts as
     /// pending, and too much of it pending makes the shard drop what follows itself.
     pub fn poll_garbage(&mut self) -> Option<Bytes> {
         self.core.store.poll_garbage()
+    }
+
+    /// Memory that will be needed soon, to be filled where that may take long.
+    #[inline]
+    pub fn poll_ahead(&mut self) -> Option<Ahead> {
+        self.core.store.poll_ahead()
     }
 
     /// So many values of so many bytes together were dropped, of those that [`Shard::poll_garbage`] gave.

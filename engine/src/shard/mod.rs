@@ -167,7 +167,7 @@ impl Shard {
     /// A shard of `shards`. `seed` is the same on all shards of the process (hash flooding), random per process.
     pub fn new(id: ShardId, shards: usize, seed: [u64; 4], config: Config, now: Millis) -> Shard {
         let databases = config.databases.clamp(1, limits::DATABASES_MAX);
-        let mut store = Store::new(databases, seed);
+        let mut store = Store::new(databases, seed, config.prefault);
         store.set_policy(config.maxmemory_policy, config.lfu());
         Shard {
             core: Core {

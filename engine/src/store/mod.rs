@@ -32,6 +32,7 @@ pub use eviction::{LfuSettings, Policy};
 use expiry::{Expirer, is_expired};
 use garbage::Garbage;
 pub use garbage::GarbageCounters;
+pub use space::Ahead;
 use table::{Place, Table};
 
 use crate::id::Millis;
@@ -147,16 +148,17 @@ pub struct Store {
     expire_db: usize,
     policy: Policy,
     lfu: LfuSettings,
+    prefault: bool,
     /// State of the random numbers of frequency counters.
     random: Cell<u64>,
 }
 
 impl Keyspace {
-    fn new(id: KeyspaceId, policy: Policy, lfu: LfuSettings) -> Keyspace {
+    fn new(id: KeyspaceId, policy: Policy, lfu: LfuSettings, prefault: bool) -> Keyspace {
         Keyspace {
             id,
             table: Table::default(),
-            arena: Arena::default(),
+            arena: Arena::new(prefault),
             outside: Outside::default(),
             expirer: Expirer::default(),
             marks: Marks::new(policy, lfu),
@@ -182,11 +184,12 @@ impl Keyspace {
 }
 
 impl Store {
-    /// An empty store. `seed` keeps clients from choosing keys that collide.
-    pub fn new(databases: usize, seed: [u64; 4]) -> Store {
+    /// An empty store. `seed` keeps clients from choosing keys that collide; `prefault` has memory filled ahead of its use
+    /// ([`Store::poll_ahead`]).
+    pub fn new(databases: usize, seed: [u64; 4], prefault: bool) -> Store {
         let (policy, lfu) = (Policy::default(), LfuSettings::default());
         Store {
-            keyspaces: (0..databases as u32).map(|id| Keyspace::new(KeyspaceId(id), policy, lfu)).collect(),
+            keyspaces: (0..databases as u32).map(|id| Keyspace::new(KeyspaceId(id), policy, lfu, prefault)).collect(),
             next_id: databases as u32,
             hasher: RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]),
             reap: RefCell::new(Vec::with_capacity(limits::REAP_MAX)),
@@ -198,6 +201,7 @@ impl Store {
             expire_db: 0,
             policy,
             lfu,
+            prefault,
             random: Cell::new(seed[0]),
         }
     }
@@ -504,7 +508,7 @@ impl Store {
         let count = u32::try_from(databases.len()).map_err(|_| KeyspacesExhausted)?;
         let end = self.next_id.checked_add(count).ok_or(KeyspacesExhausted)?;
         for (db, id) in databases.zip(self.next_id..end) {
-            let fresh = Keyspace::new(KeyspaceId(id), self.policy, self.lfu);
+            let fresh = Keyspace::new(KeyspaceId(id), self.policy, self.lfu, self.prefault);
             let Keyspace { table, arena, outside, .. } = std::mem::replace(&mut self.keyspaces[db], fresh);
             self.counters.changes += table.len() as u64;
             let hasher = &self.hasher;
@@ -540,6 +544,16 @@ impl Store {
     #[inline]
     pub fn discard(&mut self, value: Bytes) {
         self.garbage.discard(&value);
+    }
+
+    /// Memory that will be needed soon, to be filled where that may take long.
+    pub fn poll_ahead(&mut self) -> Option<Ahead> {
+        if !self.prefault {
+            return None;
+        }
+        self.keyspaces
+            .iter_mut()
+            .find_map(|keyspace| keyspace.arena.take_ahead().or_else(|| keyspace.table.take_ahead()))
     }
 
     /// A big value that was given up, to be dropped where that may take long; then call [`Store::garbage_freed`].

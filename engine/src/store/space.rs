@@ -1,17 +1,26 @@
 //! Address space reserved for what grows without ever moving: memory comes as it is touched and goes as it is given back.
+//!
+//! The system's huge pages make lookups cheaper, because the processor has fewer addresses to translate, but the first
+//! touch of one clears 2 MiB, hundreds of microseconds at best. So whoever grows asks in time to have the next
+//! [`HUGE_BYTES`] filled by somebody else ([`Ahead`]); what is touched before that has happened is of small pages.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
 
 /// The system's huge page: a space begins at a multiple of it.
 pub const HUGE_BYTES: usize = 2 << 20;
 
-/// A range of addresses. Nobody else's memory is ever in it, and dropping it frees all of it.
+/// A list that is not short asks for a run that is as far ahead as this part of it.
+const AHEAD_PART: usize = 8;
+
+/// A range of addresses. Nobody else's memory is ever in it, and dropping it, and what is asked for ahead, frees all of it.
 pub struct Space {
-    memory: MmapMut,
+    memory: Arc<MmapMut>,
     base: NonNull<u8>,
     bytes: usize,
 }
@@ -34,7 +43,7 @@ impl Space {
                 let skipped = first.addr().next_multiple_of(HUGE_BYTES) - first.addr();
                 // SAFETY: the mapping has room for the alignment, and is not at 0.
                 let base = unsafe { NonNull::new_unchecked(first.add(skipped)) };
-                return Space { memory, base, bytes };
+                return Space { memory: Arc::new(memory), base, bytes };
             }
             bytes /= 2;
             if bytes < least {
@@ -58,28 +67,81 @@ impl Space {
         from + (self.base.as_ptr().addr() - self.memory.as_ptr().addr())
     }
 
-    /// Asks for huge pages from here on. Where the system has none it says so, and small ones do as well.
-    pub fn ask_for_huge_pages(&self, from: usize) {
-        #[cfg(target_os = "linux")]
-        let _ = self.memory.advise_range(memmap2::Advice::HugePage, self.offset(from), self.bytes - from);
-        #[cfg(not(target_os = "linux"))]
-        let _ = from;
+    /// Asks for [`HUGE_BYTES`] to be filled, from here on. Whoever gets the first half does it, or drops it.
+    pub fn ahead(&self, from: usize) -> (Ahead, Arc<Filling>) {
+        let filling = Arc::new(Filling(AtomicU8::new(UNDER_WAY)));
+        (Ahead { memory: self.memory.clone(), offset: self.offset(from), filling: filling.clone() }, filling)
     }
 
-    /// Gives memory back to the system; it reads as zeros afterwards. False if the system does not want it, and nothing
-    /// has changed.
+    /// Gives memory back to the system; it reads as zeros afterwards, and comes in small pages unless it is asked for
+    /// again. False if the system does not want it, and nothing has changed.
     ///
     /// # Safety
     /// Nobody relies on what is in the range.
     pub unsafe fn give_back(&self, from: usize, bytes: usize) -> bool {
         debug_assert!(from + bytes <= self.bytes);
+        let offset = self.offset(from);
         // SAFETY: by the caller.
-        unsafe { self.memory.unchecked_advise_range(UncheckedAdvice::DontNeed, self.offset(from), bytes) }.is_ok()
+        let given = unsafe { self.memory.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, bytes) }.is_ok();
+        #[cfg(target_os = "linux")]
+        if given && bytes >= HUGE_BYTES {
+            // Where the system has no huge pages it says so, and that is all the same.
+            let _ = self.memory.advise_range(memmap2::Advice::NoHugePage, offset, bytes);
+        }
+        given
+    }
+}
+
+/// A range to be filled with memory, on a thread that has the time.
+pub struct Ahead {
+    memory: Arc<MmapMut>,
+    offset: usize,
+    filling: Arc<Filling>,
+}
+
+const UNDER_WAY: u8 = 0;
+const FILLED: u8 = 1;
+const LEFT: u8 = 2;
+
+/// What became of an [`Ahead`].
+pub struct Filling(AtomicU8);
+
+impl Filling {
+    /// Whether nobody is at it any more.
+    pub fn is_over(&self) -> bool {
+        self.0.load(Ordering::Acquire) != UNDER_WAY
+    }
+
+    /// Whether the range has its memory.
+    pub fn is_filled(&self) -> bool {
+        self.0.load(Ordering::Acquire) == FILLED
+    }
+}
+
+impl Ahead {
+    /// Fills the range, in a huge page if the system has one: from a tenth of a millisecond to several.
+    pub fn fill(self) {
+        #[cfg(target_os = "linux")]
+        {
+            use memmap2::Advice;
+            // Where there are no huge pages, small ones do as well.
+            let _ = self.memory.advise_range(Advice::HugePage, self.offset, HUGE_BYTES);
+            let filled = self.memory.advise_range(Advice::PopulateWrite, self.offset, HUGE_BYTES).is_ok();
+            self.filling.0.store(if filled { FILLED } else { LEFT }, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        let _ = self.filling.0.compare_exchange(UNDER_WAY, LEFT, Ordering::Release, Ordering::Relaxed);
     }
 }
 
 /// A list that grows without moving what it has, in a space of its own. Of plain data: nothing is dropped.
 pub struct Grown<T: Copy> {
+    /// The next run, to be filled by whoever polls it.
+    ahead: Option<Ahead>,
     /// Reserved with the first element.
     space: Option<Space>,
     first: NonNull<T>,
@@ -95,14 +157,13 @@ impl<T: Copy> Grown<T> {
     /// An empty list that may grow to so many bytes, a power of two.
     pub const fn new(bytes_max: usize) -> Grown<T> {
         assert!(bytes_max.is_power_of_two() && bytes_max >= HUGE_BYTES && HUGE_BYTES.is_multiple_of(align_of::<T>()));
-        Grown { space: None, first: NonNull::dangling(), len: 0, bytes_max }
+        Grown { ahead: None, space: None, first: NonNull::dangling(), len: 0, bytes_max }
     }
 
-    /// Adds an element. Larger lists are of huge pages, but for the first.
+    /// Adds an element.
     pub fn push(&mut self, element: T) {
         let space = self.space.get_or_insert_with(|| {
             let space = Space::reserve(self.bytes_max, HUGE_BYTES);
-            space.ask_for_huge_pages(HUGE_BYTES);
             self.first = space.base().cast();
             space
         });
@@ -111,7 +172,21 @@ impl<T: Copy> Grown<T> {
         }
         // SAFETY: the place is inside the space, aligned, and nobody's.
         unsafe { self.first.add(self.len).write(element) };
+        // In the middle of a run it is time to think of the next, and of a later one the longer the list is: a table's segments
+        // come in bursts.
+        let (before, end) =
+            (self.len * size_of::<T>() + HUGE_BYTES / 2, (self.len + 1) * size_of::<T>() + HUGE_BYTES / 2);
+        let (run, next) =
+            (before / HUGE_BYTES, end / HUGE_BYTES + (before / HUGE_BYTES + AHEAD_PART * 3 / 4) / AHEAD_PART);
+        if run != end / HUGE_BYTES && (next + 1) * HUGE_BYTES <= space.bytes() {
+            self.ahead = Some(space.ahead(next * HUGE_BYTES).0);
+        }
         self.len += 1;
+    }
+
+    /// What would be good to have filled soon.
+    pub fn take_ahead(&mut self) -> Option<Ahead> {
+        self.ahead.take()
     }
 
     /// Takes the last element off; memory is given back run by run.
@@ -142,6 +217,7 @@ impl<T: Copy> Grown<T> {
             unsafe { space.give_back(from, end - from) };
         }
         if self.len == 0 {
+            self.ahead = None;
             self.space = None;
             self.first = NonNull::dangling();
         }

@@ -32,13 +32,17 @@ use std::ptr::NonNull;
 
 use super::arena::{ALIGN, ARENA_BYTES_MAX};
 use super::entry::{Entry, EntryRef};
-use super::space::Grown;
+use super::space::{Ahead, Grown};
 
 const BUCKETS: usize = 128;
 const SLOTS_PER_BUCKET: usize = 10;
 const SLOTS: usize = BUCKETS * SLOTS_PER_BUCKET;
-/// A segment splits when more of its slots are taken.
+/// A segment splits when more of its slots are taken, unless another did so within the last [`SPLIT_PACE`] insertions: they
+/// all fill at the same time, and one turn should not split many of them.
 const SPLIT_AT: usize = SLOTS * 13 / 16;
+const SPLIT_PACE: u32 = 48;
+/// With so many it splits however many did.
+const SPLIT_AT_MOST: usize = SLOTS * 7 / 8;
 /// Two neighbours with no more than this together become one.
 const MERGE_AT: usize = SPLIT_AT / 2;
 /// A segment with more slots that are neither taken nor fresh is rebuilt, so that misses stay short.
@@ -65,7 +69,7 @@ const VOLATILE_SHIFT: usize = 2 * SLOTS_PER_BUCKET;
 
 const _: () =
     assert!(BUCKETS.is_power_of_two() && size_of::<Bucket>() == 64 && VOLATILE_SHIFT + SLOTS_PER_BUCKET <= 32);
-const _: () = assert!(SPLIT_AT + TOMBSTONES_MAX < SLOTS, "a lookup must find a fresh slot");
+const _: () = assert!(SPLIT_AT_MOST + TOMBSTONES_MAX < SLOTS, "a lookup must find a fresh slot");
 const _: () = assert!(ARENA_BYTES_MAX / ALIGN == 1 << 34);
 
 #[derive(Clone, Copy)]
@@ -209,6 +213,10 @@ pub struct Table {
     volatile: usize,
     /// The segment that merging looks at next.
     merge_at: usize,
+    /// Kept for its memory: what is moved when segments split and merge.
+    moved: Vec<Slot>,
+    /// Insertions since the last split.
+    since_split: u32,
     generation: u16,
     /// Segments whose marks are of the generation before.
     stale: usize,
@@ -230,6 +238,8 @@ impl Table {
             len: 0,
             volatile: 0,
             merge_at: 0,
+            moved: Vec::new(),
+            since_split: 0,
             generation: 0,
             stale: 0,
             base: 0,
@@ -496,11 +506,16 @@ impl Table {
         }
         debug_assert_eq!(self.base, base.as_ptr().addr() as u64);
         let mut segment = self.segment_of(hash).expect("the directory is not empty");
-        while self.heads[segment as usize].taken as usize >= SPLIT_AT && self.split(segment, rehash) {
+        self.since_split = self.since_split.saturating_add(1);
+        while self.wants_split(segment) && self.split(segment, rehash) {
+            self.since_split = 0;
             segment = self.segment_of(hash).expect("splitting keeps the directory full");
         }
         let head = self.heads[segment as usize];
-        assert!((head.taken as usize) < SPLIT_AT + TOMBSTONES_MAX, "more equal hash prefixes than a segment holds");
+        assert!(
+            (head.taken as usize) < SPLIT_AT_MOST + TOMBSTONES_MAX,
+            "more equal hash prefixes than a segment holds"
+        );
         if head.tombstones as usize > TOMBSTONES_MAX {
             self.rebuild(segment, rehash);
         }
@@ -509,6 +524,17 @@ impl Table {
         self.look_at(segment, expire_ms);
         self.len += 1;
         self.volatile += (expire_ms != 0) as usize;
+    }
+
+    #[inline]
+    fn wants_split(&self, segment: u32) -> bool {
+        let taken = self.heads[segment as usize].taken as usize;
+        taken >= SPLIT_AT && (self.since_split >= SPLIT_PACE || taken >= SPLIT_AT_MOST)
+    }
+
+    /// Memory that would be good to have filled soon.
+    pub fn take_ahead(&mut self) -> Option<Ahead> {
+        self.segments.take_ahead()
     }
 
     fn add_segment(&mut self, head: Head) -> u32 {
@@ -543,7 +569,9 @@ impl Table {
     /// Empties a segment and gives what was there.
     fn take_all(&mut self, segment: u32) -> Vec<Slot> {
         let buckets = &mut self.segments[segment as usize];
-        let held = buckets.iter().flat_map(|bucket| bucket.taken().map(|slot| bucket.get(slot))).collect();
+        let mut held = std::mem::take(&mut self.moved);
+        held.clear();
+        held.extend(buckets.iter().flat_map(|bucket| bucket.taken().map(|slot| bucket.get(slot))));
         buckets.fill(Bucket::EMPTY);
         let head = &mut self.heads[segment as usize];
         (head.taken, head.tombstones) = (0, 0);
@@ -553,7 +581,7 @@ impl Table {
     /// Calls `visit` with each of `held` and its hash, asking for entries a few steps ahead.
     fn rehash_all(
         &mut self,
-        held: &[Slot],
+        held: Vec<Slot>,
         rehash: &impl Fn(EntryRef) -> u64,
         mut visit: impl FnMut(&mut Table, u64, Slot),
     ) {
@@ -565,12 +593,13 @@ impl Table {
             let hash = rehash(self.entry_at(slot.reference));
             visit(self, hash, slot);
         }
+        self.moved = held;
     }
 
     /// Puts every entry of a segment back where it belongs, without tombstones.
     fn rebuild(&mut self, segment: u32, rehash: &impl Fn(EntryRef) -> u64) {
         let held = self.take_all(segment);
-        self.rehash_all(&held, rehash, |table, hash, slot| table.put(segment, hash, slot));
+        self.rehash_all(held, rehash, |table, hash, slot| table.put(segment, hash, slot));
     }
 
     /// Names a segment wherever the directory has its hashes.
@@ -602,7 +631,7 @@ impl Table {
         let upper = self.add_segment(upper_head);
         self.deepest += if depth + 1 == self.depth { 2 } else { 0 };
         self.enter_in_directory(upper);
-        self.rehash_all(&held, rehash, |table, hash, slot| {
+        self.rehash_all(held, rehash, |table, hash, slot| {
             table.put(if hash & upper_bit != 0 { upper } else { segment }, hash, slot);
         });
         // Most segments split at about the same size, so when half are as deep as the directory it will soon be doubled.
@@ -669,7 +698,7 @@ impl Table {
             self.rebuild(stays, rehash);
         }
         let held = self.take_all(goes);
-        self.rehash_all(&held, rehash, |table, hash, slot| table.put(stays, hash, slot));
+        self.rehash_all(held, rehash, |table, hash, slot| table.put(stays, hash, slot));
         self.enter_in_directory(stays);
         // The last one takes the place of the one that goes.
         let last_head = self.heads.pop().expect("two were merged");

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn store() -> Store {
-    Store::new(2, [1, 2, 3, 4])
+    Store::new(2, [1, 2, 3, 4], true)
 }
 
 const NOW: Millis = Millis(1_000);

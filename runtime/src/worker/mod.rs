@@ -28,6 +28,7 @@ use torc_engine::shard::{Close, Event, Input, Shard};
 use crate::limits::*;
 use crate::machine::HostMachine;
 use crate::mesh::{Parcel, Port};
+use crate::prefault::Filler;
 use crate::reaper::Chute;
 use crate::ring::{BufferId, Completion, Errno, Key, Received, Ring};
 use accept::Listener;
@@ -67,6 +68,8 @@ pub struct Parts {
     /// How long to look for answers of other shards before parking; `busy-poll-us` is for all else.
     pub spin_outstanding: Duration,
     pub chute: Chute,
+    /// None if memory is not to be filled ahead.
+    pub filler: Option<Filler>,
     pub control: Receiver<Control>,
     pub notices: Sender<Notice>,
     pub machine: HostMachine,
@@ -158,8 +161,11 @@ impl Worker {
             self.send_frames();
             self.settle();
             self.publish_buffers();
-            let Parts { shard, chute, .. } = &mut self.parts;
+            let Parts { shard, chute, filler, .. } = &mut self.parts;
             chute.serve(shard);
+            if let Some(filler) = filler {
+                filler.serve(shard);
+            }
             if self.is_done() {
                 return Ok(());
             }

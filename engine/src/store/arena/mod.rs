@@ -17,6 +17,8 @@ use std::ptr::NonNull;
 use page::{BINS, Kept, Page};
 use pages::{Last, Pages};
 
+use super::space::Ahead;
+
 pub use pages::ARENA_BYTES_MAX;
 
 /// What every address is a multiple of.
@@ -92,7 +94,6 @@ struct Class {
 }
 
 /// The memory of the entries of one keyspace. Dropping it frees all of them.
-#[derive(Default)]
 pub struct Arena {
     /// Empty until the first allocation: most databases are never used.
     classes: Vec<Class>,
@@ -112,6 +113,24 @@ pub struct Arena {
 unsafe impl Send for Arena {}
 
 impl Arena {
+    /// An empty arena; `prefault` says whether to ask for memory ahead of its use.
+    pub fn new(prefault: bool) -> Arena {
+        Arena {
+            classes: Vec::new(),
+            all: Pages::new(prefault),
+            touched_bytes: 0,
+            used_bytes: 0,
+            victim: None,
+            compact_class: 0,
+            free_offset: 0,
+        }
+    }
+
+    /// Memory that would be good to have filled soon.
+    pub fn take_ahead(&mut self) -> Option<Ahead> {
+        self.all.take_ahead()
+    }
+
     /// Where its memory begins, from the first allocation on.
     pub fn base(&self) -> Option<NonNull<u8>> {
         self.all.base()
@@ -176,10 +195,10 @@ impl Arena {
     }
 
     fn new_page(&mut self, class: usize) -> Page {
-        let (start, touched, more) = self.all.take();
+        let (start, touched, filled) = self.all.take();
         // SAFETY: the page is ours from now on.
         let mut page = unsafe { Page::new(start, class as u8, SLOT_BYTES[class] as usize) };
-        self.touched_bytes += more;
+        self.touched_bytes += filled;
         page.touched = touched;
         page.carve();
         self.touch(page);
@@ -396,6 +415,12 @@ impl Arena {
     fn has_room_beside(&self, victim: Page) -> bool {
         let class = &self.classes[victim.class as usize];
         class.pages * victim.capacity() - class.live > victim.capacity() - victim.live as usize
+    }
+}
+
+impl Default for Arena {
+    fn default() -> Arena {
+        Arena::new(false)
     }
 }
 

@@ -3,12 +3,15 @@
 use std::alloc::{Layout, handle_alloc_error};
 use std::collections::BTreeSet;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use super::page::PAGE_BYTES;
-use crate::store::space::{HUGE_BYTES, Space};
+use crate::store::space::{Ahead, Filling, Grown, HUGE_BYTES, Space};
 
 /// Bytes of an arena at most: what the table can name ([`crate::store::table`]).
 pub const ARENA_BYTES_MAX: usize = 128 << 30;
+/// Bytes of what is known of so many pages.
+const KNOWN_BYTES_MAX: usize = ARENA_BYTES_MAX / PAGE_BYTES * size_of::<Known>();
 /// With fewer addresses than this there is no use in starting.
 const ARENA_BYTES_MIN: usize = 1 << 30;
 /// Pages of a run that memory is asked for, and preferably given back, together.
@@ -18,6 +21,10 @@ const RUN_PAGES: usize = HUGE_BYTES / PAGE_BYTES;
 const KEPT_MIN: usize = 16;
 const KEPT_PART: usize = 32;
 
+/// Free pages with memory that there should be, besides a part of those in use: with fewer a run is asked for.
+const AHEAD_MIN: usize = 4;
+const AHEAD_PART: usize = 128;
+
 /// One page: how many of its bytes the system has provided.
 #[derive(Clone, Copy, Default)]
 struct Known {
@@ -26,12 +33,11 @@ struct Known {
 }
 
 /// All pages of an arena.
-#[derive(Default)]
 pub struct Pages {
     /// Reserved with the first page.
     space: Option<Space>,
     /// Every page that was ever used, in storage order.
-    known: Vec<Known>,
+    known: Grown<Known>,
     /// Free pages with memory, and those without.
     warm: BTreeSet<u32>,
     cold: BTreeSet<u32>,
@@ -39,9 +45,35 @@ pub struct Pages {
     used_of_run: Vec<u8>,
     empty_runs: BTreeSet<u32>,
     in_use: usize,
+    /// Whether to ask for runs ahead of their use.
+    prefault: bool,
+    /// The run that is asked for: to be polled, and what becomes of it. Its pages are neither warm nor cold.
+    ahead: Option<Ahead>,
+    filling: Option<(usize, Arc<Filling>)>,
 }
 
 impl Pages {
+    /// No pages; `prefault` says whether to ask for memory ahead of its use.
+    pub fn new(prefault: bool) -> Pages {
+        Pages {
+            space: None,
+            known: Grown::new(KNOWN_BYTES_MAX),
+            warm: BTreeSet::new(),
+            cold: BTreeSet::new(),
+            used_of_run: Vec::new(),
+            empty_runs: BTreeSet::new(),
+            in_use: 0,
+            prefault,
+            ahead: None,
+            filling: None,
+        }
+    }
+
+    /// What would be good to have filled soon.
+    pub fn take_ahead(&mut self) -> Option<Ahead> {
+        self.ahead.take()
+    }
+
     /// The first byte of the first page; None before there is one.
     pub fn base(&self) -> Option<NonNull<u8>> {
         self.space.as_ref().map(Space::base)
@@ -57,14 +89,10 @@ impl Pages {
         (page.as_ptr().addr() - self.address(0).as_ptr().addr()) / PAGE_BYTES
     }
 
-    /// All of an arena is of huge pages but its first run: one that stays small should take only what it uses.
-    fn is_huge(index: usize) -> bool {
-        index >= RUN_PAGES
-    }
-
-    /// A page to use, how much of it was touched before, and how many bytes using it touches at once: where huge pages
-    /// are, all of it. The lowest free page, so that those at the end run empty.
+    /// A page to use, and how much of it was touched before. The lowest free page, so that those at the end run empty.
+    /// Also how many bytes were filled ahead since the last time.
     pub fn take(&mut self) -> (NonNull<u8>, u32, usize) {
+        let filled = self.look_ahead();
         let warm = self.warm.pop_first();
         let index = warm.or_else(|| self.cold.pop_first()).unwrap_or_else(|| self.new_page()) as usize;
         let run = index / RUN_PAGES;
@@ -73,20 +101,59 @@ impl Pages {
         self.in_use += 1;
         let known = &mut self.known[index];
         known.used = true;
-        let before = known.touched;
-        if Pages::is_huge(index) {
-            known.touched = PAGE_BYTES as u32;
-        }
         let touched = known.touched;
-        (self.address(index), touched, (touched - before) as usize)
+        (self.address(index), touched, filled)
+    }
+
+    /// Takes the run that was filled, and asks for another if it is needed. An arena that stays small has none.
+    fn look_ahead(&mut self) -> usize {
+        let mut filled = 0;
+        if let Some((run, filling)) = self.filling.take_if(|(_, filling)| filling.is_over()) {
+            let pages = run * RUN_PAGES..(run + 1) * RUN_PAGES;
+            if filling.is_filled() {
+                for known in &mut self.known[pages.clone()] {
+                    filled += PAGE_BYTES - known.touched as usize;
+                    known.touched = PAGE_BYTES as u32;
+                }
+                self.warm.extend(pages.map(|page| page as u32));
+                self.empty_runs.insert(run as u32);
+            } else {
+                self.cold.extend(pages.map(|page| page as u32));
+            }
+        }
+        let wanted = AHEAD_MIN + self.in_use / AHEAD_PART;
+        if self.prefault && self.filling.is_none() && self.in_use > RUN_PAGES / 2 && self.warm.len() < wanted {
+            self.ask();
+        }
+        filled
+    }
+
+    /// Asks for the lowest run that was given back as a whole, or for the next one.
+    fn ask(&mut self) {
+        let Some(space) = &self.space else { return };
+        let first_cold = self.cold.first().map_or(0, |&page| page as usize / RUN_PAGES);
+        let pages = |run: usize| run as u32 * RUN_PAGES as u32..(run as u32 + 1) * RUN_PAGES as u32;
+        let cold_run = self.cold.range(pages(first_cold)).count() == RUN_PAGES;
+        let run = if cold_run { first_cold } else { self.known.len().div_ceil(RUN_PAGES) };
+        if (run + 1) * HUGE_BYTES > space.bytes() {
+            return;
+        }
+        let (ahead, filling) = space.ahead(run * HUGE_BYTES);
+        if cold_run {
+            self.cold.retain(|page| !pages(run).contains(page));
+        } else {
+            // What is left of the last run stays to be used in small pages.
+            self.cold.extend(self.known.len() as u32..pages(run).start);
+            while self.known.len() < (run + 1) * RUN_PAGES {
+                self.known.push(Known::default());
+            }
+            self.used_of_run.resize(run + 1, 0);
+        }
+        (self.ahead, self.filling) = (Some(ahead), Some((run, filling)));
     }
 
     fn new_page(&mut self) -> u32 {
-        let space = self.space.get_or_insert_with(|| {
-            let space = Space::reserve(ARENA_BYTES_MAX, ARENA_BYTES_MIN);
-            space.ask_for_huge_pages(HUGE_BYTES);
-            space
-        });
+        let space = self.space.get_or_insert_with(|| Space::reserve(ARENA_BYTES_MAX, ARENA_BYTES_MIN));
         let index = self.known.len();
         if (index + 1) * PAGE_BYTES > space.bytes() {
             handle_alloc_error(Layout::from_size_align(PAGE_BYTES, PAGE_BYTES).expect("a fixed layout"));
@@ -166,6 +233,7 @@ impl Pages {
         self.warm.clear();
         self.cold.clear();
         self.empty_runs.clear();
+        (self.ahead, self.filling) = (None, None);
         let Some(known) = self.known.pop() else { return false };
         self.in_use -= known.used as usize;
         let index = self.known.len();

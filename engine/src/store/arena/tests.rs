@@ -210,3 +210,37 @@ fn an_arena_given_up_is_freed_in_slices() {
     model.allocate(100, 2);
     model.verify();
 }
+
+#[test]
+fn runs_that_are_filled_ahead_are_used_and_others_are_not_waited_for() {
+    for fill in [Some(true), Some(false), None] {
+        let mut model = Model { arena: Arena::new(true), ..Model::default() };
+        let (mut asked, mut kept) = (0, Vec::new());
+        for step in 0..30_000 {
+            model.allocate(600, step as u8);
+            if let Some(ahead) = model.arena.take_ahead() {
+                asked += 1;
+                match fill {
+                    Some(true) => ahead.fill(),
+                    Some(false) => drop(ahead),
+                    None => kept.push(ahead),
+                }
+            }
+        }
+        assert!(if fill.is_none() { asked == 1 } else { asked > 5 }, "{asked} asked for");
+        model.verify();
+        let all: Vec<usize> = model.live.keys().copied().collect();
+        all.into_iter().for_each(|address| model.free(address));
+        model.compact_until_quiet();
+        model.verify();
+        assert!(model.arena.held_bytes() <= 20 * PAGE_BYTES, "{}", model.arena.held_bytes());
+        // What was given back is asked for and used again.
+        (0..30_000).for_each(|step| {
+            model.allocate(600, step as u8);
+            model.arena.take_ahead().into_iter().for_each(crate::store::Ahead::fill);
+        });
+        model.verify();
+        while !model.arena.free_some(usize::MAX, 1) {}
+        model.live.clear();
+    }
+}
