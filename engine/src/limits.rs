@@ -80,10 +80,20 @@ pub const GARBAGE_BYTES_MAX: u64 = 1 << 30;
 pub const GARBAGE_FLUSHED_BYTES_PAUSE: u64 = GARBAGE_BYTES_MAX / 4;
 /// Longest DEBUG SLEEP, seconds.
 pub const DEBUG_SLEEP_S_MAX: f64 = 3600.0;
+/// What arenas may hold unused, as a part of what is used and besides, before writes that need room help to give it back.
+pub const SLACK_PART: usize = 16;
+pub const SLACK_BYTES: usize = 16 << 20;
 /// Keys that one slice of KEYS looks at.
 pub const KEYS_SLICE_ENTRIES: usize = 1000;
 /// Slices of eviction for one write, and of one turn: 50 to 100 µs of work.
 pub const EVICT_SLICES: usize = 32;
+/// What the process may have of the system's memory beside `maxmemory` before a part of the budget is held back: a part of it,
+/// and so much once and for each shard. Of what is too much, this part is held back at each tick: what is evicted comes
+/// back to the system with a delay of about a second.
+pub const RESIDENT_BESIDE_PART: u64 = 20;
+pub const RESIDENT_BESIDE_BYTES: u64 = 24 << 20;
+pub const RESIDENT_BESIDE_BYTES_PER_SHARD: u64 = 24 << 20;
+pub const HOLD_BACK_PART: u64 = 32;
 /// Smallest lease on `maxmemory` that a shard asks for while it fills, and the largest part of it.
 pub const LEASE_BYTES_MIN: u64 = 1 << 20;
 pub const LEASE_PART: u64 = 256;

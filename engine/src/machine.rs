@@ -18,6 +18,12 @@ pub trait Machine {
     fn give_back(&mut self, bytes: u64);
     /// Bytes leased to all shards together.
     fn leased(&mut self) -> u64;
+    /// Bytes that the process has of the system's memory; 0 if that is not known. Asked at ticks.
+    fn resident(&mut self) -> u64;
+    /// Notes by how much less than `maxmemory` all leases together may come to.
+    fn hold_back(&mut self, bytes: u64);
+    /// What was noted last, by whichever shard.
+    fn held_back(&mut self) -> u64;
     /// Notes how much of the process's memory a shard uses, for the peak of all of them together.
     fn publish_used(&mut self, shard: ShardId, bytes: u64);
     /// What `INFO` says about the process and its host. May read files: called for `INFO` only.

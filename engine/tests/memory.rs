@@ -243,7 +243,8 @@ fn leases_that_are_not_needed_any_more_go_back() {
 /// A write whose arguments say nothing of what it takes is seen by the next one, also in the same turn.
 #[test]
 fn what_grows_a_value_beyond_the_arguments_counts() {
-    let mut cache = Cache::new(1, "4mb", "noeviction");
+    // Each takes 1 MiB of the allocator, five fit and the one before was not full.
+    let mut cache = Cache::new(1, "4500kb", "noeviction");
     let sets: Vec<u8> = (0..100).flat_map(|key| encode(&["SETRANGE", &format!("k{key}"), "1000000", "x"])).collect();
     let replies = String::from_utf8(cache.shards.exchange(cache.client, &sets)).expect("text");
     assert_eq!(replies.matches(":1000001\r\n").count(), 5, "{replies}");

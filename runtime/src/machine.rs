@@ -67,6 +67,19 @@ impl Machine for HostMachine {
         self.census.leased()
     }
 
+    fn resident(&mut self) -> u64 {
+        let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        resident_pages(&statm).unwrap_or(0) * rustix::param::page_size() as u64
+    }
+
+    fn hold_back(&mut self, bytes: u64) {
+        self.census.hold_back(bytes);
+    }
+
+    fn held_back(&mut self) -> u64 {
+        self.census.held_back()
+    }
+
     fn publish_used(&mut self, shard: ShardId, bytes: u64) {
         self.census.publish_used(shard, bytes);
     }

@@ -15,6 +15,9 @@ pub struct SimMachine {
     pub ticks: u64,
     /// Bytes of `maxmemory` that are leased.
     pub leased: u64,
+    /// What the process is said to have of the system's memory.
+    pub resident: u64,
+    pub held_back: u64,
     /// What each shard last said that it uses, and the most of it together.
     used: BTreeMap<u16, u64>,
     used_peak: u64,
@@ -49,6 +52,18 @@ impl Machine for SimMachine {
 
     fn leased(&mut self) -> u64 {
         self.leased
+    }
+
+    fn resident(&mut self) -> u64 {
+        self.resident
+    }
+
+    fn hold_back(&mut self, bytes: u64) {
+        self.held_back = bytes;
+    }
+
+    fn held_back(&mut self) -> u64 {
+        self.held_back
     }
 
     fn publish_used(&mut self, shard: ShardId, bytes: u64) {

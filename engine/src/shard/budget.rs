@@ -15,10 +15,14 @@
 //! *Fairness*: who finds the pool empty below its fair share, `maxmemory` / shards, may overdraw it a little. While the
 //! pool is overdrawn the shards above their share give back what they do not use, and evict to give back more; with a
 //! lease above its share a shard therefore looks at the pool at every tick, busy or not.
+//!
+//! *Held back*: what is used and what the process has of the system's memory are not the same; allocators keep pages that
+//! are not full, and some that are empty for a while. When the process is larger than `maxmemory` allows for, shard 0
+//! holds a part of the budget back, a little more at each tick, until it is not.
 
 use super::{Core, Shard};
 use crate::command::{Call, Error, flag};
-use crate::id::Millis;
+use crate::id::{Millis, ShardId};
 use crate::limits;
 use crate::machine::Machine;
 
@@ -31,6 +35,8 @@ pub(super) struct Budget {
     headroom: i64,
     /// What it was when the store was last looked at.
     headroom_seen: i64,
+    /// `maxmemory` without what is held back, when it was last looked at.
+    limit: u64,
     /// Bytes leased from the pool.
     lease: u64,
     /// Evicting in the next turn will help.
@@ -48,6 +54,7 @@ impl Budget {
             bounded: true,
             headroom: 0,
             headroom_seen: 0,
+            limit: 0,
             lease: 0,
             in_debt: false,
             exceeded_since: None,
@@ -120,12 +127,13 @@ impl Core {
             self.be_unbounded(machine, call.now);
             return Ok(());
         }
+        self.budget.limit = self.config.maxmemory - machine.held_back().min(self.config.maxmemory / 2);
         let before = self.used_bytes();
-        self.ask(before + brought, chunk_bytes(self.config.maxmemory), machine);
+        self.ask(before + brought, chunk_bytes(self.budget.limit), machine);
         let (used, evictable) = self.evict_to(self.budget.lease.saturating_sub(brought), before, call.now);
         let debt = used.saturating_sub(self.budget.lease);
         // What it brings is in the process already, and it goes on if no more than that is added to what is to be evicted.
-        let grows_debt = debt > overdraft_bytes(self.config.maxmemory) && before - used < brought;
+        let grows_debt = debt > overdraft_bytes(self.budget.limit) && before - used < brought;
         if debt > 0 && (!evictable || grows_debt) {
             self.budget.set_headroom(self.budget.lease as i64 - used as i64);
             let counters = &mut self.stats.commands[call.command.index()];
@@ -143,6 +151,10 @@ impl Core {
     /// Evicts until at most `target` bytes are used, or a slice's time is over. Returns what is used then, and whether
     /// evicting more would help.
     fn evict_to(&mut self, target: u64, mut used: u64, now: Millis) -> (u64, bool) {
+        // While values become larger or smaller room is where nothing of the new size fits.
+        if used > target && self.store.memory().is_slack() {
+            self.store.shrink_slice();
+        }
         let policy = self.config.maxmemory_policy;
         let mut evictable = policy.evicts();
         for _ in 0..limits::EVICT_SLICES {
@@ -158,14 +170,14 @@ impl Core {
 
     /// Leases more if more than the lease is `wanted`, in pieces of `grain` bytes; less if there is no more.
     fn ask(&mut self, wanted: u64, grain: u64, machine: &mut dyn Machine) {
-        let maxmemory = self.config.maxmemory;
+        let limit = self.budget.limit;
         let Some(missing) = wanted.checked_sub(self.budget.lease).filter(|&missing| missing > 0) else { return };
         let pieces = missing.div_ceil(grain) * grain;
-        self.budget.lease += machine.lease(pieces, maxmemory);
+        self.budget.lease += machine.lease(pieces, limit);
         let fair = self.fair_share();
         if self.budget.lease < wanted.min(fair) && self.config.maxmemory_policy.evicts() {
             let pieces = pieces.min(fair - self.budget.lease);
-            self.budget.lease += machine.lease(pieces, maxmemory.saturating_add(overdraft_bytes(maxmemory)));
+            self.budget.lease += machine.lease(pieces, limit.saturating_add(overdraft_bytes(limit)));
         }
     }
 
@@ -175,7 +187,7 @@ impl Core {
     }
 
     fn fair_share(&self) -> u64 {
-        self.config.maxmemory / self.shards as u64
+        self.budget.limit / self.shards as u64
     }
 
     fn be_unbounded(&mut self, machine: &mut dyn Machine, now: Millis) {
@@ -196,14 +208,19 @@ impl Core {
         }
         let used = self.used_bytes();
         self.note_exceeded(used > self.budget.lease, now);
+        if tick.is_some() && self.id == ShardId(0) {
+            self.regulate(machine);
+        }
+        self.budget.limit = maxmemory - machine.held_back().min(maxmemory / 2);
+        let limit = self.budget.limit;
         let grain = match tick {
             Some(Tick::Quiet) => limits::LEASE_GRAIN_BYTES,
-            _ => chunk_bytes(maxmemory),
+            _ => chunk_bytes(limit),
         };
         self.ask(used, grain, machine);
         // Who has more than its share owes what the pool is overdrawn by.
         let lease = self.budget.lease;
-        let owed = machine.leased().saturating_sub(maxmemory).min(lease.saturating_sub(self.fair_share()));
+        let owed = machine.leased().saturating_sub(limit).min(lease.saturating_sub(self.fair_share()));
         let target = lease - owed;
         let (used, evictable) = self.evict_to(target, used, now);
         let unused = lease.saturating_sub(used);
@@ -220,6 +237,20 @@ impl Core {
         self.budget.in_debt = evictable && used > target;
         self.budget.set_headroom(self.budget.lease.min(target) as i64 - used as i64);
         self.note_exceeded(used > self.budget.lease, now);
+    }
+
+    /// Holds back more of the budget, or less, by how large the process is.
+    fn regulate(&mut self, machine: &mut dyn Machine) {
+        let maxmemory = self.config.maxmemory;
+        let beside = limits::RESIDENT_BESIDE_BYTES + limits::RESIDENT_BESIDE_BYTES_PER_SHARD * self.shards as u64;
+        let allowed = maxmemory.saturating_add(maxmemory / limits::RESIDENT_BESIDE_PART + beside);
+        let (resident, before) = (machine.resident(), machine.held_back());
+        let more = resident.saturating_sub(allowed) / limits::HOLD_BACK_PART;
+        let less = allowed.saturating_sub(resident) / limits::HOLD_BACK_PART;
+        let held_back = (before + more).saturating_sub(less).min(maxmemory / 2);
+        if held_back != before {
+            machine.hold_back(held_back);
+        }
     }
 
     fn note_exceeded(&mut self, exceeded: bool, now: Millis) {
@@ -262,6 +293,9 @@ impl Shard {
             return false;
         }
         let unused = lease.saturating_sub(core.used_bytes());
+        if core.id == ShardId(0) && core.budget.limit < maxmemory {
+            return true;
+        }
         core.config.maxmemory_policy.evicts() && lease > core.fair_share() || unused > 2 * chunk_bytes(maxmemory)
     }
 }

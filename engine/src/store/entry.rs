@@ -57,6 +57,14 @@ impl<'a> Value<'a> {
     }
 }
 
+/// What the allocator takes for so many bytes: four sizes to a doubling, as mimalloc and jemalloc have it, and pages beyond.
+fn allocated_bytes(len: usize) -> usize {
+    const PAGES_FROM: usize = 4 << 20;
+    const PAGE: usize = 64 << 10;
+    let step = if len > PAGES_FROM { PAGE } else { (len.max(32).next_power_of_two() / 8).max(8) };
+    len.next_multiple_of(step)
+}
+
 /// What entries own outside the arena.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outside {
@@ -173,7 +181,7 @@ impl<'a> EntryRef<'a> {
         }
         let value = if let Value::Shared(bytes) = self.value() { bytes.len() } else { 0 };
         let key = if header.how & LONG_KEY != 0 { self.key().len() } else { 0 };
-        Outside { bytes: value + key, big_values: is_big(value) as usize }
+        Outside { bytes: allocated_bytes(value) + allocated_bytes(key), big_values: is_big(value) as usize }
     }
 
     /// Bytes that the entry takes: its slot in the arena, and what it owns outside.
@@ -541,6 +549,16 @@ fn round_up(len: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_allocated_has_four_sizes_to_a_doubling() {
+        for (len, bytes) in
+            [(0, 0), (16_384, 16_384), (16_385, 20_480), (20_480, 20_480), (33_000, 40_960), (65_536, 65_536)]
+        {
+            assert_eq!(allocated_bytes(len), bytes);
+        }
+        assert_eq!(allocated_bytes((4 << 20) + 1), (4 << 20) + (64 << 10));
+    }
 
     #[test]
     fn a_value_is_kept_inline_or_shared_by_its_length() {

@@ -123,6 +123,11 @@ pub struct StoreMemory {
 }
 
 impl StoreMemory {
+    /// Whether more is unused than compaction leaves when it has time.
+    pub fn is_slack(self) -> bool {
+        self.slack > self.slots / limits::SLACK_PART + limits::SLACK_BYTES
+    }
+
     /// What is in use: this is what `maxmemory` is about.
     pub fn used(self) -> usize {
         self.slots + self.outside + self.tables
@@ -576,18 +581,20 @@ impl Store {
     pub fn compact_slice(&mut self, now: Millis) -> bool {
         let hasher = &self.hasher;
         let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
-        let mut more = false;
-        for keyspace in &mut self.keyspaces {
-            // One database after another: the others wait while one has something to do. Nothing merges under a hand.
-            more = more || keyspace.tidy_slice(now);
-            let Keyspace { table, arena, .. } = keyspace;
-            more = more
-                || table.merge_slice(limits::MERGE_SLICE_SEGMENTS, &rehash)
-                || Entry::compact_slice(arena, limits::COMPACT_SLICE_BYTES, |old, moved| {
-                    table.relocate(old, moved, &rehash);
-                });
-        }
-        more
+        // One database after another: the others wait while one has something to do. Nothing merges under a hand.
+        let more = self.keyspaces.iter_mut().any(|keyspace| {
+            keyspace.tidy_slice(now) || keyspace.table.merge_slice(limits::MERGE_SLICE_SEGMENTS, &rehash)
+        });
+        more || self.shrink_slice()
+    }
+
+    /// As [`Store::compact_slice`], for the memory of entries alone.
+    pub fn shrink_slice(&mut self) -> bool {
+        let hasher = &self.hasher;
+        let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
+        self.keyspaces.iter_mut().any(|Keyspace { table, arena, .. }| {
+            Entry::compact_slice(arena, limits::COMPACT_SLICE_BYTES, |old, moved| table.relocate(old, moved, &rehash))
+        })
     }
 
     /// Tells the order of eviction the time: some ten times a second.

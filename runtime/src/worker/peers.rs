@@ -23,6 +23,8 @@ pub struct Census {
     drained: AtomicUsize,
     /// The pool of `maxmemory`: bytes leased to the shards. On a line of its own, because shards that fill write to it.
     leased: CachePadded<AtomicU64>,
+    /// By how much less than `maxmemory` the pool may lease.
+    held_back: AtomicU64,
     /// The most that all shards together used.
     used_peak: AtomicU64,
     stopping: AtomicBool,
@@ -34,6 +36,7 @@ impl Census {
             loads: (0..shards).map(|_| CachePadded::default()).collect(),
             drained: AtomicUsize::new(0),
             leased: CachePadded::default(),
+            held_back: AtomicU64::new(0),
             used_peak: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         }
@@ -101,6 +104,15 @@ impl Census {
     /// Bytes leased to all shards.
     pub fn leased(&self) -> u64 {
         self.leased.0.load(Ordering::Relaxed)
+    }
+
+    /// Notes by how much less than `maxmemory` the pool may lease.
+    pub fn hold_back(&self, bytes: u64) {
+        self.held_back.store(bytes, Ordering::Relaxed);
+    }
+
+    pub fn held_back(&self) -> u64 {
+        self.held_back.load(Ordering::Relaxed)
     }
 
     /// Publishes the bytes of `maxmemory` that a shard uses.
