@@ -915,3 +915,6 @@ fn prefetch(address: *const u8) {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = address;
 }
+
+#[cfg(test)]
+mod tests;
