@@ -558,7 +558,15 @@ impl Store {
     }
 
     /// Gives back a slice of the memory that deleted entries leave, moving others where that takes it: about 50 µs of
-    /// work. No entry is borrowed meanwhile. True if there is more.
+    /// work. True if there is more. No entry is borrowed meanwhile:
+    ///
+    /// ```compile_fail,E0502
+    /// # use torc_engine::{id::Millis, store::Store};
+    /// let mut store = Store::new(1, [1, 2, 3, 4]);
+    /// let entry = store.get(store.key(0, b"key"), Millis(0));
+    /// store.compact_slice(Millis(0));
+    /// entry.map(|entry| entry.value().bytes().len());
+    /// ```
     pub fn compact_slice(&mut self, now: Millis) -> bool {
         let hasher = &self.hasher;
         let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
