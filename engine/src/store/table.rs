@@ -766,8 +766,8 @@ impl Table {
                 continue;
             }
             at += 1;
-
-            let bucket = self.bucket(segment, index);
+            // A copy, because the visitor may set marks.
+            let bucket = *self.bucket(segment, index);
             let mut enough = false;
             for slot in bucket.taken() {
                 let place = Place { segment, bucket: index as u16, slot: slot as u16 };
