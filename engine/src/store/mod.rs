@@ -145,6 +145,8 @@ pub struct Store {
     misses: Cell<u64>,
     /// The database that the next slice of expiry is about.
     expire_db: usize,
+    /// What the last slice of compaction was about, two jobs for each database.
+    compact_job: usize,
     policy: Policy,
     lfu: LfuSettings,
     /// State of the random numbers of frequency counters.
@@ -179,6 +181,14 @@ impl Keyspace {
         garbage.discard_value_of(entry.as_ref());
         entry.free(&mut self.arena);
     }
+
+    /// Gives back some memory that was of entries. True if there is more.
+    fn give_back_slice(&mut self, rehash: &impl Fn(EntryRef) -> u64) -> bool {
+        let Keyspace { table, arena, .. } = self;
+        // What merges under a hand may be passed by or met twice: marks are less precise then, and never wrong.
+        table.merge_slice(limits::MERGE_SLICE_SEGMENTS, rehash)
+            || Entry::compact_slice(arena, limits::COMPACT_SLICE_BYTES, |old, moved| table.relocate(old, moved, rehash))
+    }
 }
 
 impl Store {
@@ -196,6 +206,7 @@ impl Store {
             hits: Cell::new(0),
             misses: Cell::new(0),
             expire_db: 0,
+            compact_job: 0,
             policy,
             lfu,
             random: Cell::new(seed[0]),
@@ -570,18 +581,20 @@ impl Store {
     pub fn compact_slice(&mut self, now: Millis) -> bool {
         let hasher = &self.hasher;
         let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
-        let mut more = false;
-        for keyspace in &mut self.keyspaces {
-            // One database after another: the others wait while one has something to do. Nothing merges under a hand.
-            more = more || keyspace.tidy_slice(now);
-            let Keyspace { table, arena, .. } = keyspace;
-            more = more
-                || table.merge_slice(limits::MERGE_SLICE_SEGMENTS, &rehash)
-                || Entry::compact_slice(arena, limits::COMPACT_SLICE_BYTES, |old, moved| {
-                    table.relocate(old, moved, &rehash);
-                });
+        // Marks and memory of all databases take turns: under load each of them may always have more to do.
+        let jobs = 2 * self.keyspaces.len();
+        for _ in 0..jobs {
+            self.compact_job = (self.compact_job + 1) % jobs;
+            let keyspace = &mut self.keyspaces[self.compact_job / 2];
+            let more = match self.compact_job % 2 {
+                0 => keyspace.tidy_slice(now),
+                _ => keyspace.give_back_slice(&rehash),
+            };
+            if more {
+                return true;
+            }
         }
-        more
+        false
     }
 
     /// Tells the order of eviction the time: some ten times a second.

@@ -645,3 +645,44 @@ fn ordinary_keys_are_spread_evenly() {
         }
     }
 }
+
+/// Reads and writes between two slices may be so many that marks always need tidying; what deletions left is given back
+/// all the same.
+#[test]
+fn tidying_marks_does_not_keep_memory_from_being_given_back() {
+    for policy in [Policy::AllKeysLru, Policy::AllKeysS3Fifo, Policy::AllKeysLfu] {
+        const KEYS: u32 = 60_000;
+        let mut store = store();
+        store.set_policy(policy, LfuSettings::default());
+        let mut random = Random::new(2);
+        let set = |store: &mut Store, i: u32, now: Millis| {
+            store.set(store.key(0, &i.to_le_bytes()), NewValue::from(&[1; 300][..]), Expiry::Never, now);
+        };
+        (0..KEYS).for_each(|i| set(&mut store, i, NOW));
+        let (full, segments) = (store.memory_bytes(), store.keyspaces[0].table.segments());
+        for i in (0..KEYS).filter(|i| i % 10 != 0) {
+            assert!(store.remove(store.key(0, &i.to_le_bytes()), NOW));
+        }
+        // Of what is left some is read, and some is replaced by new keys.
+        let mut names: Vec<u32> = (0..KEYS).step_by(10).collect();
+        let mut now = NOW;
+        for _ in 0..200 {
+            for _ in 0..1_000 {
+                let at = random.below(names.len());
+                if random.below(4) == 0 {
+                    assert!(store.remove(store.key(0, &names[at].to_le_bytes()), now));
+                    names[at] = KEYS + random.next() as u32 / 2;
+                    set(&mut store, names[at], now);
+                }
+                assert!(store.get(store.key(0, &names[at].to_le_bytes()), now).is_some());
+            }
+            now.0 += 60_000;
+            store.tick(now);
+            store.compact_slice(now);
+        }
+        let (left, segments_left) = (store.memory_bytes(), store.keyspaces[0].table.segments());
+        assert!(left < full / 3, "{policy:?}: {full} bytes, of which {left} are left");
+        assert!(segments_left < segments / 2, "{policy:?}: {segments} segments, of which {segments_left} are left");
+        check(&store);
+    }
+}
