@@ -4,7 +4,7 @@ mod model;
 
 use std::collections::HashMap;
 
-use model::{Step as BulkStep, World, check, key, steps as bulk_steps};
+use model::{Step as BulkStep, World, check, steps as bulk_steps};
 use proptest::prelude::*;
 
 use super::eviction::simulation::Random;

@@ -68,7 +68,7 @@ pub struct World {
 }
 
 /// Most keys are short; some are outside their entry, and one is very long.
-pub fn key(number: u32) -> Vec<u8> {
+fn key(number: u32) -> Vec<u8> {
     let mut key = format!("key:{number}").into_bytes();
     match number {
         777 => key.resize(200 << 10, b'x'),
