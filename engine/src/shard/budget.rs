@@ -153,7 +153,7 @@ impl Core {
     fn evict_to(&mut self, target: u64, mut used: u64, now: Millis) -> (u64, bool) {
         // While values become larger or smaller room is where nothing of the new size fits.
         if used > target && self.store.memory().is_slack() {
-            self.store.shrink_slice();
+            self.store.give_back_slice();
         }
         let policy = self.config.maxmemory_policy;
         let mut evictable = policy.evicts();

@@ -13,7 +13,7 @@ use crate::id::Millis;
 use crate::limits;
 
 /// How long an entry that is due may wait for others in its segment.
-const LAG_MS: u64 = 5_000;
+pub(super) const LAG_MS: u64 = 5_000;
 /// A segment is looked at when this part of its expiring entries is due.
 const DUE_PART: usize = 100;
 

@@ -151,6 +151,8 @@ pub struct Store {
     misses: Cell<u64>,
     /// The database that the next slice of expiry is about.
     expire_db: usize,
+    /// What the last slice of compaction was about, two jobs for each database.
+    compact_job: usize,
     policy: Policy,
     lfu: LfuSettings,
     prefault: bool,
@@ -186,6 +188,14 @@ impl Keyspace {
         garbage.discard_value_of(entry.as_ref());
         entry.free(&mut self.arena);
     }
+
+    /// Gives back some memory that was of entries. True if there is more.
+    fn give_back_slice(&mut self, rehash: &impl Fn(EntryRef) -> u64) -> bool {
+        let Keyspace { table, arena, .. } = self;
+        // What merges under a hand may be passed by or met twice: marks are less precise then, and never wrong.
+        table.merge_slice(limits::MERGE_SLICE_SEGMENTS, rehash)
+            || Entry::compact_slice(arena, limits::COMPACT_SLICE_BYTES, |old, moved| table.relocate(old, moved, rehash))
+    }
 }
 
 impl Store {
@@ -204,6 +214,7 @@ impl Store {
             hits: Cell::new(0),
             misses: Cell::new(0),
             expire_db: 0,
+            compact_job: 0,
             policy,
             lfu,
             prefault,
@@ -577,24 +588,39 @@ impl Store {
     }
 
     /// Gives back a slice of the memory that deleted entries leave, moving others where that takes it: about 50 µs of
-    /// work. No entry is borrowed meanwhile. True if there is more.
+    /// work. True if there is more. No entry is borrowed meanwhile:
+    ///
+    /// ```compile_fail,E0502
+    /// # use torc_engine::{id::Millis, store::Store};
+    /// let mut store = Store::new(1, [1, 2, 3, 4]);
+    /// let entry = store.get(store.key(0, b"key"), Millis(0));
+    /// store.compact_slice(Millis(0));
+    /// entry.map(|entry| entry.value().bytes().len());
+    /// ```
     pub fn compact_slice(&mut self, now: Millis) -> bool {
         let hasher = &self.hasher;
         let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
-        // One database after another: the others wait while one has something to do. Nothing merges under a hand.
-        let more = self.keyspaces.iter_mut().any(|keyspace| {
-            keyspace.tidy_slice(now) || keyspace.table.merge_slice(limits::MERGE_SLICE_SEGMENTS, &rehash)
-        });
-        more || self.shrink_slice()
+        // Marks and memory of all databases take turns: under load each of them may always have more to do.
+        let jobs = 2 * self.keyspaces.len();
+        for _ in 0..jobs {
+            self.compact_job = (self.compact_job + 1) % jobs;
+            let keyspace = &mut self.keyspaces[self.compact_job / 2];
+            let more = match self.compact_job % 2 {
+                0 => keyspace.tidy_slice(now),
+                _ => keyspace.give_back_slice(&rehash),
+            };
+            if more {
+                return true;
+            }
+        }
+        false
     }
 
-    /// As [`Store::compact_slice`], for the memory of entries alone.
-    pub fn shrink_slice(&mut self) -> bool {
+    /// As [`Store::compact_slice`], for memory alone.
+    pub fn give_back_slice(&mut self) -> bool {
         let hasher = &self.hasher;
         let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
-        self.keyspaces.iter_mut().any(|Keyspace { table, arena, .. }| {
-            Entry::compact_slice(arena, limits::COMPACT_SLICE_BYTES, |old, moved| table.relocate(old, moved, &rehash))
-        })
+        self.keyspaces.iter_mut().any(|keyspace| keyspace.give_back_slice(&rehash))
     }
 
     /// Tells the order of eviction the time: some ten times a second.

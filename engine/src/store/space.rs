@@ -257,6 +257,7 @@ impl<T: Copy> std::ops::DerefMut for Grown<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::eviction::simulation::Random;
 
     #[test]
     fn a_grown_list_keeps_what_is_pushed_and_shrinks() {
@@ -274,5 +275,54 @@ mod tests {
         assert_eq!((runs, list.len(), list.pop()), (1, 0, None));
         list.push([7; 3]);
         assert_eq!(list.len(), 1);
+    }
+
+    /// Goes up and down by random lengths, around and across the borders of runs, and checks what is there and that what
+    /// lies a run behind the end was given back.
+    fn walk<T: Copy + PartialEq + std::fmt::Debug>(element: impl Fn(u64) -> T) {
+        const RUNS: usize = 4;
+        let mut list: Grown<T> = Grown::new(RUNS * HUGE_BYTES);
+        let most = RUNS * HUGE_BYTES / size_of::<T>();
+        let mut model = Vec::new();
+        let mut random = Random::new(1);
+        for _ in 0..40 {
+            // Half of the time to within a few elements of a border, or of half a run beside one.
+            let border = random.below(2 * RUNS) * HUGE_BYTES / 2 / size_of::<T>();
+            let target =
+                if random.below(2) == 0 { random.below(most) } else { (border + random.below(5)).saturating_sub(2) };
+            while model.len() < target {
+                let next = element(random.next());
+                model.push(next);
+                list.push(next);
+            }
+            while model.len() > target {
+                assert_eq!(list.pop(), model.pop());
+            }
+            assert!(list[..] == model[..]);
+            let Some(space) = &list.space else { continue };
+            let behind = (list.bytes() + size_of::<T>() + HUGE_BYTES / 2).next_multiple_of(HUGE_BYTES);
+            for at in (behind..space.bytes()).step_by(HUGE_BYTES / 4) {
+                // SAFETY: inside the space, and nobody writes there.
+                assert_eq!(unsafe { space.base().add(at).cast::<u64>().read() }, 0, "not given back");
+            }
+            if random.below(5) == 0 {
+                while !list.drop_run() {
+                    model.truncate(list.len());
+                    assert!(list[..] == model[..]);
+                    assert!(
+                        list.bytes().is_multiple_of(HUGE_BYTES)
+                            || HUGE_BYTES - list.bytes() % HUGE_BYTES < size_of::<T>()
+                    );
+                }
+                model.clear();
+            }
+        }
+    }
+
+    #[test]
+    fn elements_may_lie_across_the_borders_of_what_is_given_back() {
+        walk(|number| [number | 1; 3]);
+        walk(|number| [number | 1; 1024]);
+        walk(|number| number | 1);
     }
 }

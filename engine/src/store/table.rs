@@ -383,8 +383,9 @@ impl Table {
 
     /// From now on marks mean something else: each segment's are given anew by [`Table::renew`].
     pub fn begin_generation(&mut self) {
-        // Two generations at most are about at a time, so one bit of the number would do.
-        (0..self.heads.len()).for_each(|segment| self.renew(segment, |mark| mark));
+        // Marks older than the generation that ends are taken to be of it: neither say anything now. So two generations at
+        // most are about at a time, and no slot is looked at.
+        self.heads.iter_mut().for_each(|head| head.generation = self.generation);
         self.generation = self.generation.wrapping_add(1);
         self.stale = self.heads.len();
     }
@@ -794,7 +795,8 @@ impl Table {
                 continue;
             }
             at += 1;
-            let bucket = self.bucket(segment, index);
+            // A copy, because the visitor may set marks.
+            let bucket = *self.bucket(segment, index);
             let mut enough = false;
             for slot in bucket.taken() {
                 let place = Place { segment, bucket: index as u16, slot: slot as u16 };
@@ -944,3 +946,6 @@ fn prefetch(address: *const u8) {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = address;
 }
+
+#[cfg(test)]
+mod tests;

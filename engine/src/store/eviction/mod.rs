@@ -27,7 +27,7 @@ mod levels;
 mod policy;
 mod recency;
 #[cfg(test)]
-mod simulation;
+pub(super) mod simulation;
 #[cfg(test)]
 mod tests;
 

@@ -7,7 +7,22 @@ use super::*;
 
 const KINDS: [Policy; 4] = [Policy::AllKeysLru, Policy::NoEviction, Policy::AllKeysLfu, Policy::AllKeysS3Fifo];
 
-/// Keys with each id, as the marks themselves count them.
+impl Marks {
+    /// Panics unless keys with these marks are what is counted, and each id is in one place.
+    pub fn check(&self, marks: &[u8]) {
+        let counted = counts(self);
+        let mut expected = vec![0; counted.len()];
+        marks.iter().for_each(|&mark| expected[mark as usize % counted.len()] += 1);
+        assert_eq!(counted, expected);
+        match &self.state {
+            State::Recency(recency) => recency.check(),
+            State::Fifo(fifo) => fifo.check(marks.iter().copied()),
+            _ => {}
+        }
+    }
+}
+
+/// Keys with each id, as the marks themselves count them; none before the first key.
 fn counts(marks: &Marks) -> Vec<u32> {
     match &marks.state {
         State::Empty => Vec::new(),
@@ -18,18 +33,7 @@ fn counts(marks: &Marks) -> Vec<u32> {
 }
 
 fn check_counts(hand: &Hand) {
-    let counted = counts(&hand.marks);
-    let mut expected = vec![0; counted.len()];
-    for &(_, mark) in hand.keys() {
-        let ids = counted.len();
-        expected[mark as usize % ids] += 1;
-    }
-    assert_eq!(counted, expected);
-    match &hand.marks.state {
-        State::Recency(recency) => recency.check(),
-        State::Fifo(fifo) => fifo.check(hand.keys().map(|slot| slot.1)),
-        _ => {}
-    }
+    hand.marks.check(&hand.keys().map(|slot| slot.1).collect::<Vec<_>>());
 }
 
 #[derive(Clone, Debug)]
