@@ -84,9 +84,11 @@ pub const DEBUG_SLEEP_S_MAX: f64 = 3600.0;
 pub const KEYS_SLICE_ENTRIES: usize = 1000;
 /// Slices of eviction for one write, and of one turn: 50 to 100 µs of work.
 pub const EVICT_SLICES: usize = 32;
-/// Smallest lease on `maxmemory` that a shard asks for while it fills, and the largest part of it.
+/// Smallest lease on `maxmemory` that a shard asks for while it fills, the largest part of it, and the largest part of a
+/// shard's share (`maxmemory` / shards) that the smallest lease may be.
 pub const LEASE_BYTES_MIN: u64 = 1 << 20;
 pub const LEASE_PART: u64 = 256;
+pub const LEASE_SHARE_PART: u64 = 16;
 /// Leases are asked for and given back in pieces that are not smaller, if there are as many.
 pub const LEASE_GRAIN_BYTES: u64 = 64 << 10;
 /// By how many leases, and by which part of `maxmemory`, shards below their share may pass it together while those above

@@ -37,8 +37,9 @@ pub(super) struct Budget {
     in_debt: bool,
     /// Since when more is used than leased.
     exceeded_since: Option<Millis>,
-    /// Bytes of this shard's client buffers.
+    /// Bytes of this shard's client buffers, now and when everything was last looked at.
     buffer_bytes: u64,
+    buffer_bytes_seen: u64,
 }
 
 impl Budget {
@@ -52,7 +53,13 @@ impl Budget {
             in_debt: false,
             exceeded_since: None,
             buffer_bytes: 0,
+            buffer_bytes_seen: 0,
         }
+    }
+
+    /// The client buffers of the shard have so many bytes now.
+    pub fn set_buffers(&mut self, bytes: u64) {
+        self.buffer_bytes = bytes;
     }
 
     /// Makes the next write, and the end of the turn, look at everything anew.
@@ -79,16 +86,6 @@ impl Budget {
     fn set_headroom(&mut self, bytes: i64) {
         (self.headroom, self.headroom_seen) = (bytes, bytes);
     }
-}
-
-/// The piece in which a shard that fills leases memory.
-fn chunk_bytes(maxmemory: u64) -> u64 {
-    (maxmemory / limits::LEASE_PART).max(limits::LEASE_BYTES_MIN)
-}
-
-/// By how much the shards below their share may overdraw the pool, together.
-fn overdraft_bytes(maxmemory: u64) -> u64 {
-    (chunk_bytes(maxmemory) * limits::OVERDRAFT_LEASES).min(maxmemory / limits::OVERDRAFT_PART)
 }
 
 impl Core {
@@ -121,11 +118,11 @@ impl Core {
             return Ok(());
         }
         let before = self.used_bytes();
-        self.ask(before + brought, chunk_bytes(self.config.maxmemory), machine);
+        self.ask(before + brought, self.chunk_bytes(), machine);
         let (used, evictable) = self.evict_to(self.budget.lease.saturating_sub(brought), before, call.now);
         let debt = used.saturating_sub(self.budget.lease);
         // What it brings is in the process already, and it goes on if no more than that is added to what is to be evicted.
-        let grows_debt = debt > overdraft_bytes(self.config.maxmemory) && before - used < brought;
+        let grows_debt = debt > self.overdraft_bytes() && before - used < brought;
         if debt > 0 && (!evictable || grows_debt) {
             self.budget.set_headroom(self.budget.lease as i64 - used as i64);
             let counters = &mut self.stats.commands[call.command.index()];
@@ -165,7 +162,7 @@ impl Core {
         let fair = self.fair_share();
         if self.budget.lease < wanted.min(fair) && self.config.maxmemory_policy.evicts() {
             let pieces = pieces.min(fair - self.budget.lease);
-            self.budget.lease += machine.lease(pieces, maxmemory.saturating_add(overdraft_bytes(maxmemory)));
+            self.budget.lease += machine.lease(pieces, maxmemory.saturating_add(self.overdraft_bytes()));
         }
     }
 
@@ -176,6 +173,18 @@ impl Core {
 
     fn fair_share(&self) -> u64 {
         self.config.maxmemory / self.shards as u64
+    }
+
+    /// The piece in which a shard that fills leases memory. Each shard may sit on two that it does not use, so they are
+    /// small beside the shards' shares.
+    fn chunk_bytes(&self) -> u64 {
+        let least = limits::LEASE_BYTES_MIN.min(self.fair_share() / limits::LEASE_SHARE_PART);
+        (self.config.maxmemory / limits::LEASE_PART).max(least).max(1)
+    }
+
+    /// By how much the shards below their share may overdraw the pool, together.
+    fn overdraft_bytes(&self) -> u64 {
+        (self.chunk_bytes() * limits::OVERDRAFT_LEASES).min(self.config.maxmemory / limits::OVERDRAFT_PART)
     }
 
     fn be_unbounded(&mut self, machine: &mut dyn Machine, now: Millis) {
@@ -195,10 +204,11 @@ impl Core {
             return self.be_unbounded(machine, now);
         }
         let used = self.used_bytes();
+        self.budget.buffer_bytes_seen = self.budget.buffer_bytes;
         self.note_exceeded(used > self.budget.lease, now);
         let grain = match tick {
-            Some(Tick::Quiet) => limits::LEASE_GRAIN_BYTES,
-            _ => chunk_bytes(maxmemory),
+            Some(Tick::Quiet) => limits::LEASE_GRAIN_BYTES.min(self.chunk_bytes()),
+            _ => self.chunk_bytes(),
         };
         self.ask(used, grain, machine);
         // Who has more than its share owes what the pool is overdrawn by.
@@ -209,8 +219,8 @@ impl Core {
         let unused = lease.saturating_sub(used);
         let given = match tick {
             _ if owed > 0 => owed.min(unused),
-            Some(Tick::Quiet) if unused > limits::LEASE_GRAIN_BYTES => unused,
-            Some(Tick::Busy) if unused > 2 * grain => unused - grain,
+            Some(Tick::Quiet) if unused > grain => unused,
+            Some(Tick::Busy) | None if unused > 2 * grain => unused - grain,
             _ => 0,
         };
         if given > 0 {
@@ -244,9 +254,12 @@ impl Shard {
     /// At the end of a turn: the budget, if anything was written or it is time to look.
     pub(super) fn run_budget(&mut self, now: Millis, machine: &mut dyn Machine, tick: Option<Tick>) {
         let core = &mut self.core;
-        core.budget.buffer_bytes = self.buffer_bytes;
+        core.budget.set_buffers(self.buffer_bytes);
         let budget = &core.budget;
-        if budget.bounded && (tick.is_some() || budget.in_debt || budget.headroom != budget.headroom_seen) {
+        // What a big request leaves here is needed, before it arrives, where it goes.
+        let rebuffered = budget.buffer_bytes.abs_diff(budget.buffer_bytes_seen) > limits::LEASE_BYTES_MIN;
+        if budget.bounded && (tick.is_some() || budget.in_debt || rebuffered || budget.headroom != budget.headroom_seen)
+        {
             core.balance(machine, now, tick);
         }
         if tick.is_some() {
@@ -262,6 +275,6 @@ impl Shard {
             return false;
         }
         let unused = lease.saturating_sub(core.used_bytes());
-        core.config.maxmemory_policy.evicts() && lease > core.fair_share() || unused > 2 * chunk_bytes(maxmemory)
+        core.config.maxmemory_policy.evicts() && lease > core.fair_share() || unused > 2 * core.chunk_bytes()
     }
 }
