@@ -85,6 +85,8 @@ pub const SLACK_PART: usize = 16;
 pub const SLACK_BYTES: usize = 16 << 20;
 /// Keys that one slice of KEYS looks at.
 pub const KEYS_SLICE_ENTRIES: usize = 1000;
+/// Addresses that a database of one shard has left when writes are refused (it has 128 GiB, values over 16 KiB not included).
+pub const ROOM_BYTES_MIN: usize = 1 << 30;
 /// Slices of eviction for one write, and of one turn: 50 to 100 µs of work.
 pub const EVICT_SLICES: usize = 32;
 /// What the process may have of the system's memory beside `maxmemory` before a part of the budget is held back: a part of it,
@@ -94,9 +96,11 @@ pub const RESIDENT_BESIDE_PART: u64 = 20;
 pub const RESIDENT_BESIDE_BYTES: u64 = 24 << 20;
 pub const RESIDENT_BESIDE_BYTES_PER_SHARD: u64 = 24 << 20;
 pub const HOLD_BACK_PART: u64 = 32;
-/// Smallest lease on `maxmemory` that a shard asks for while it fills, and the largest part of it.
+/// Smallest lease on `maxmemory` that a shard asks for while it fills, the largest part of it, and the largest part of a
+/// shard's share (`maxmemory` / shards) that the smallest lease may be.
 pub const LEASE_BYTES_MIN: u64 = 1 << 20;
 pub const LEASE_PART: u64 = 256;
+pub const LEASE_SHARE_PART: u64 = 16;
 /// Leases are asked for and given back in pieces that are not smaller, if there are as many.
 pub const LEASE_GRAIN_BYTES: u64 = 64 << 10;
 /// By how many leases, and by which part of `maxmemory`, shards below their share may pass it together while those above

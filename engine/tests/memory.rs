@@ -186,6 +186,44 @@ fn a_big_value_is_let_in_and_its_room_is_made_afterwards() {
     assert_eq!((cache.info(&exceeded("current")), cache.info(&exceeded("total"))), (0, 7));
 }
 
+/// As long as it arrives it is its client's buffer, and then it is the key's: never both, on whichever shard the key is.
+#[test]
+fn a_big_value_that_arrives_in_pieces_is_counted_once() {
+    for (owner, policy) in
+        [(0, "allkeys-lru"), (1, "allkeys-lru"), (0, "allkeys-s3fifo"), (0, "volatile-ttl"), (1, "allkeys-random")]
+    {
+        let mut cache = Cache::new(2, "32mb", policy);
+        cache.fill(owner, 16 * MIB);
+        let key = format!("{}big", TAG_OF[owner]);
+        let set = encode(&["SET", &key, &"b".repeat(14 << 20)]);
+        let sender = cache.shards.connect(0);
+        for piece in set.chunks(256 << 10) {
+            assert_eq!(cache.info("evicted_keys"), 0, "{policy} {owner}");
+            cache.shards.feed(sender, piece);
+            cache.tick(1);
+        }
+        assert_eq!(cache.shards.exchange(sender, b""), b"+OK\r\n", "{policy} {owner}");
+        assert_eq!(cache.say(&["EXISTS", &key]), ":1\r\n", "{policy} {owner}");
+        cache.tick(3);
+        assert_eq!(cache.info("evicted_keys"), 0, "{policy} {owner}: all of it has room");
+        assert!(cache.used() <= 32 * MIB);
+    }
+}
+
+#[test]
+fn of_a_small_budget_no_shard_takes_all_by_its_first_lease() {
+    for shards in [2, 4] {
+        let mut cache = Cache::new(shards, "1mb", "noeviction");
+        cache.fill(0, MIB / 20);
+        assert_eq!(cache.fill(1, MIB / 10 * 7), 0, "{shards} shards");
+    }
+    let mut cache = Cache::new(2, "200kb", "allkeys-lru");
+    for _ in 0..20 {
+        assert_eq!(cache.fill(0, MIB / 10) + cache.fill(1, MIB / 10), 0);
+    }
+    assert!((MIB / 10..=MIB / 5).contains(&cache.used()));
+}
+
 #[test]
 fn a_shard_below_its_share_gets_room_while_the_other_evicts() {
     let mut cache = Cache::new(2, "16mb", "allkeys-random");
@@ -349,4 +387,22 @@ fn the_doctor_names_what_is_wrong() {
     cache.say(&["SET", "big", "small"]);
     cache.tick(2);
     says(&mut cache, "Clients' buffers are big: ");
+}
+
+/// What the process has of the system's memory is what counts in the end: a part of the budget is held back while it has
+/// too much, and is there again afterwards.
+#[test]
+fn a_process_that_is_too_large_gets_less_of_the_budget() {
+    let mut cache = Cache::new(2, "64mb", "allkeys-lru");
+    cache.fill(0, 80 * MIB);
+    let full = cache.used();
+    cache.shards.machine.resident = 300 * MIB;
+    cache.tick(100);
+    let (held_back, less) = (cache.shards.machine.held_back, cache.used());
+    assert!(held_back > 16 * MIB && less <= 65 * MIB - held_back, "{held_back} held back, {less} used of {full}");
+    cache.shards.machine.resident = 64 * MIB;
+    cache.tick(100);
+    assert_eq!(cache.shards.machine.held_back, 0);
+    cache.fill(0, 40 * MIB);
+    assert!(cache.used() > 60 * MIB);
 }

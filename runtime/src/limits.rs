@@ -26,6 +26,9 @@ pub const MESH_PARCELS: usize = 256;
 /// Parcels a shard takes from one peer in one turn.
 pub const PARCELS_PER_TURN: usize = 256;
 
+/// How often the reaper has the allocator give back what is free.
+pub const COLLECT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Slices of one vectored send.
 pub const SEND_SLICES_MAX: usize = 64;
 /// Sends to one client in one turn; what is left goes out when the ring says the socket is writable.

@@ -1,4 +1,6 @@
-//! The thread that drops big values, so that no shard waits for the kernel to take their memory back.
+//! The thread that drops big values, so that no shard waits for the kernel to take their memory back, and that has the
+//! allocator give back what is free, which leaves it resident otherwise: a value of 512 MiB that arrives outgrows as much in
+//! smaller buffers.
 //!
 //! Each shard has a [`Chute`] to it. What waits in the chutes is bounded by the shards, which are told what was dropped and
 //! drop values themselves when too much waits ([`torc_engine::limits::GARBAGE_BYTES_MAX`]). The thread has the lowest
@@ -7,14 +9,16 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
+use std::time::Instant;
 
 use bytes::Bytes;
 use torc_engine::shard::Shard;
 
+use crate::limits::COLLECT_INTERVAL;
 use crate::place;
-use crate::ring::give_back;
+use crate::ring::{collect_free, give_back};
 
 /// The nice value of the thread.
 const NICE: i32 = 19;
@@ -71,7 +75,18 @@ fn reap(receiver: &Receiver<Waste>, shard_cores: &[usize]) {
     place::keep_off(shard_cores);
     // It works as well without.
     let _ = rustix::process::setpriority_process(None, NICE);
-    while let Ok(Waste { value, freed }) = receiver.recv() {
+    let mut collect_at = Instant::now() + COLLECT_INTERVAL;
+    loop {
+        let left = collect_at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            collect_free();
+            collect_at = Instant::now() + COLLECT_INTERVAL;
+        }
+        let Waste { value, freed } = match receiver.recv_timeout(left) {
+            Ok(waste) => waste,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         let bytes = value.len() as u64;
         // The allocator would keep the pages for a while and have whichever thread comes by give them back: a shard's.
         if let Ok(mut own) = value.try_into_mut() {

@@ -72,6 +72,17 @@ fn resident_memory_stays_near_maxmemory_under_churn() {
     });
 }
 
+/// The buffers that a long value outgrew while it arrived are as much as itself, and the server has nothing to do then.
+#[test]
+fn what_a_long_value_outgrew_is_given_back_by_an_idle_server() {
+    let server = Server::start_sharded(1, &[]);
+    let mut connection = connect(&server, "resp2");
+    let before = server.resident_bytes();
+    redis::cmd("SET").arg("long").arg(vec![b'l'; 256 << 20]).exec(&mut connection).expect("SET");
+    redis::cmd("DEL").arg("long").exec(&mut connection).expect("DEL");
+    wait_until("its memory is back", || server.resident_bytes() < before + 48 * MIB);
+}
+
 #[test]
 fn writes_are_refused_on_every_shard_when_nothing_is_evicted() {
     let server = Server::start_sharded(2, &["--maxmemory", "8mb"]);

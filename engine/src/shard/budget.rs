@@ -43,8 +43,9 @@ pub(super) struct Budget {
     in_debt: bool,
     /// Since when more is used than leased.
     exceeded_since: Option<Millis>,
-    /// Bytes of this shard's client buffers.
+    /// Bytes of this shard's client buffers, now and when everything was last looked at.
     buffer_bytes: u64,
+    buffer_bytes_seen: u64,
 }
 
 impl Budget {
@@ -59,7 +60,13 @@ impl Budget {
             in_debt: false,
             exceeded_since: None,
             buffer_bytes: 0,
+            buffer_bytes_seen: 0,
         }
+    }
+
+    /// The client buffers of the shard have so many bytes now.
+    pub fn set_buffers(&mut self, bytes: u64) {
+        self.buffer_bytes = bytes;
     }
 
     /// Makes the next write, and the end of the turn, look at everything anew.
@@ -88,16 +95,6 @@ impl Budget {
     }
 }
 
-/// The piece in which a shard that fills leases memory.
-fn chunk_bytes(maxmemory: u64) -> u64 {
-    (maxmemory / limits::LEASE_PART).max(limits::LEASE_BYTES_MIN)
-}
-
-/// By how much the shards below their share may overdraw the pool, together.
-fn overdraft_bytes(maxmemory: u64) -> u64 {
-    (chunk_bytes(maxmemory) * limits::OVERDRAFT_LEASES).min(maxmemory / limits::OVERDRAFT_PART)
-}
-
 impl Core {
     /// A command about the shard itself was executed, which may have changed settings.
     pub(super) fn config_changed(&mut self) {
@@ -123,29 +120,35 @@ impl Core {
     /// Leases or evicts what a write needs. Err: there is no room, and none can be made.
     #[cold]
     fn make_room(&mut self, call: &Call<'_>, brought: u64, machine: &mut dyn Machine) -> Result<(), Error> {
+        if self.store.room_bytes() < limits::ROOM_BYTES_MIN {
+            return self.refuse(call);
+        }
         if self.config.maxmemory == 0 {
             self.be_unbounded(machine, call.now);
             return Ok(());
         }
         self.budget.limit = self.config.maxmemory - machine.held_back().min(self.config.maxmemory / 2);
         let before = self.used_bytes();
-        self.ask(before + brought, chunk_bytes(self.budget.limit), machine);
+        self.ask(before + brought, self.chunk_bytes(), machine);
         let (used, evictable) = self.evict_to(self.budget.lease.saturating_sub(brought), before, call.now);
         let debt = used.saturating_sub(self.budget.lease);
         // What it brings is in the process already, and it goes on if no more than that is added to what is to be evicted.
-        let grows_debt = debt > overdraft_bytes(self.budget.limit) && before - used < brought;
+        let grows_debt = debt > self.overdraft_bytes() && before - used < brought;
         if debt > 0 && (!evictable || grows_debt) {
             self.budget.set_headroom(self.budget.lease as i64 - used as i64);
-            let counters = &mut self.stats.commands[call.command.index()];
-            counters.rejected += 1;
-            self.stats.counters.total_error_replies += 1;
-            return Err(Error::OutOfMemory);
+            return self.refuse(call);
         }
         self.budget.headroom = self.budget.lease as i64 - used as i64 - brought as i64;
         if call.command.gate().flags & flag::GROWS != 0 {
             self.budget.look_again();
         }
         Ok(())
+    }
+
+    fn refuse(&mut self, call: &Call<'_>) -> Result<(), Error> {
+        self.stats.commands[call.command.index()].rejected += 1;
+        self.stats.counters.total_error_replies += 1;
+        Err(Error::OutOfMemory)
     }
 
     /// Evicts until at most `target` bytes are used, or a slice's time is over. Returns what is used then, and whether
@@ -177,7 +180,7 @@ impl Core {
         let fair = self.fair_share();
         if self.budget.lease < wanted.min(fair) && self.config.maxmemory_policy.evicts() {
             let pieces = pieces.min(fair - self.budget.lease);
-            self.budget.lease += machine.lease(pieces, limit.saturating_add(overdraft_bytes(limit)));
+            self.budget.lease += machine.lease(pieces, limit.saturating_add(self.overdraft_bytes()));
         }
     }
 
@@ -190,10 +193,25 @@ impl Core {
         self.budget.limit / self.shards as u64
     }
 
+    /// The piece in which a shard that fills leases memory. Each shard may sit on two that it does not use, so they are
+    /// small beside the shards' shares.
+    fn chunk_bytes(&self) -> u64 {
+        let least = limits::LEASE_BYTES_MIN.min(self.fair_share() / limits::LEASE_SHARE_PART);
+        (self.budget.limit / limits::LEASE_PART).max(least).max(1)
+    }
+
+    /// By how much the shards below their share may overdraw the pool, together.
+    fn overdraft_bytes(&self) -> u64 {
+        (self.chunk_bytes() * limits::OVERDRAFT_LEASES).min(self.budget.limit / limits::OVERDRAFT_PART)
+    }
+
     fn be_unbounded(&mut self, machine: &mut dyn Machine, now: Millis) {
         self.note_exceeded(false, now);
         if self.budget.lease > 0 {
             machine.give_back(std::mem::take(&mut self.budget.lease));
+        }
+        if self.id == ShardId(0) && machine.held_back() > 0 {
+            machine.hold_back(0);
         }
         self.budget.in_debt = false;
         self.budget.bounded = false;
@@ -207,6 +225,7 @@ impl Core {
             return self.be_unbounded(machine, now);
         }
         let used = self.used_bytes();
+        self.budget.buffer_bytes_seen = self.budget.buffer_bytes;
         self.note_exceeded(used > self.budget.lease, now);
         if tick.is_some() && self.id == ShardId(0) {
             self.regulate(machine);
@@ -214,8 +233,8 @@ impl Core {
         self.budget.limit = maxmemory - machine.held_back().min(maxmemory / 2);
         let limit = self.budget.limit;
         let grain = match tick {
-            Some(Tick::Quiet) => limits::LEASE_GRAIN_BYTES,
-            _ => chunk_bytes(limit),
+            Some(Tick::Quiet) => limits::LEASE_GRAIN_BYTES.min(self.chunk_bytes()),
+            _ => self.chunk_bytes(),
         };
         self.ask(used, grain, machine);
         // Who has more than its share owes what the pool is overdrawn by.
@@ -226,8 +245,8 @@ impl Core {
         let unused = lease.saturating_sub(used);
         let given = match tick {
             _ if owed > 0 => owed.min(unused),
-            Some(Tick::Quiet) if unused > limits::LEASE_GRAIN_BYTES => unused,
-            Some(Tick::Busy) if unused > 2 * grain => unused - grain,
+            Some(Tick::Quiet) if unused > grain => unused,
+            Some(Tick::Busy) | None if unused > 2 * grain => unused - grain,
             _ => 0,
         };
         if given > 0 {
@@ -275,9 +294,16 @@ impl Shard {
     /// At the end of a turn: the budget, if anything was written or it is time to look.
     pub(super) fn run_budget(&mut self, now: Millis, machine: &mut dyn Machine, tick: Option<Tick>) {
         let core = &mut self.core;
-        core.budget.buffer_bytes = self.buffer_bytes;
+        core.budget.set_buffers(self.buffer_bytes);
+        // Without a budget, and before what the table can name is full, nothing else would look.
+        if tick.is_some() && core.store.room_bytes() < limits::ROOM_BYTES_MIN {
+            core.budget.look_again();
+        }
         let budget = &core.budget;
-        if budget.bounded && (tick.is_some() || budget.in_debt || budget.headroom != budget.headroom_seen) {
+        // What a big request leaves here is needed, before it arrives, where it goes.
+        let rebuffered = budget.buffer_bytes.abs_diff(budget.buffer_bytes_seen) > limits::LEASE_BYTES_MIN;
+        if budget.bounded && (tick.is_some() || budget.in_debt || rebuffered || budget.headroom != budget.headroom_seen)
+        {
             core.balance(machine, now, tick);
         }
         if tick.is_some() {
@@ -293,9 +319,6 @@ impl Shard {
             return false;
         }
         let unused = lease.saturating_sub(core.used_bytes());
-        if core.id == ShardId(0) && core.budget.limit < maxmemory {
-            return true;
-        }
-        core.config.maxmemory_policy.evicts() && lease > core.fair_share() || unused > 2 * chunk_bytes(maxmemory)
+        core.config.maxmemory_policy.evicts() && lease > core.fair_share() || unused > 2 * core.chunk_bytes()
     }
 }

@@ -315,6 +315,11 @@ impl Shard {
                 Ok(Step::Carried(buffer)) => {
                     carried = Bytes::from(buffer);
                     batch.owned.push(carried.clone());
+                    // What it brings is not the client's buffer any more, or it would be counted twice.
+                    let bytes = session.buffer_bytes();
+                    self.buffer_bytes = self.buffer_bytes + bytes as u64 - session.accounted_bytes as u64;
+                    session.accounted_bytes = bytes;
+                    self.core.budget.set_buffers(self.buffer_bytes);
                     (Source::Owned(batch.owned.len() as u32 - 1), &carried[..])
                 }
                 Ok(Step::NeedMore) => {

@@ -476,6 +476,12 @@ impl Store {
         sum
     }
 
+    /// Bytes that the fullest database can still grow by, entries or table, whatever the machine has.
+    pub fn room_bytes(&self) -> usize {
+        let room = |keyspace: &Keyspace| keyspace.arena.room_bytes().min(keyspace.table.room_bytes());
+        self.keyspaces.iter().map(room).min().unwrap_or(0)
+    }
+
     /// Bytes of a database's table.
     pub fn table_bytes(&self, db: u8) -> usize {
         self.keyspaces[db as usize].table.memory_bytes()

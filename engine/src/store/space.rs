@@ -224,6 +224,11 @@ impl<T: Copy> Grown<T> {
         self.len == 0
     }
 
+    /// Bytes that it can still grow by.
+    pub fn room_bytes(&self) -> usize {
+        self.space.as_ref().map_or(self.bytes_max, Space::bytes) - self.bytes()
+    }
+
     /// Bytes that the elements take.
     pub fn bytes(&self) -> usize {
         self.len * size_of::<T>()

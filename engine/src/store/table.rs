@@ -263,6 +263,11 @@ impl Table {
         self.heads.len()
     }
 
+    /// Bytes that it can still grow by.
+    pub fn room_bytes(&self) -> usize {
+        self.segments.room_bytes()
+    }
+
     /// Bytes of the table itself, entries not included.
     pub fn memory_bytes(&self) -> usize {
         let next = self.doubling.as_ref().map_or(0, |doubling| doubling.directory.bytes());

@@ -18,6 +18,13 @@ pub fn give_back(bytes: &mut [u8]) {
     let _ = unsafe { madvise(start.cast(), len, Advice::LinuxDontNeed) };
 }
 
+/// Has the allocator give back to the system what is free in all threads' memory and was not used again. It would do so
+/// by itself only when somebody asks it for much, and then on that thread.
+pub fn collect_free() {
+    // SAFETY: it may be called at any time from any thread, and moves nothing.
+    unsafe { libmimalloc_sys::mi_collect(true) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -282,6 +282,11 @@ impl Arena {
         self.touched_bytes + self.classes.capacity() * size_of::<Class>()
     }
 
+    /// Bytes that it can still grow by.
+    pub fn room_bytes(&self) -> usize {
+        self.all.room_bytes()
+    }
+
     /// Visits all slots in use in storage order.
     #[cfg(test)]
     pub fn for_each(&self, mut visit: impl FnMut(NonNull<u8>)) {

@@ -165,6 +165,11 @@ impl Pages {
         index as u32
     }
 
+    /// Bytes of the pages that are not in use, those included that never were.
+    pub fn room_bytes(&self) -> usize {
+        self.space.as_ref().map_or(ARENA_BYTES_MAX, Space::bytes) - self.in_use * PAGE_BYTES
+    }
+
     /// Takes back a page, `touched` of whose bytes have memory.
     pub fn put(&mut self, page: NonNull<u8>, touched: u32) {
         let index = self.index(page);
