@@ -469,6 +469,9 @@ fn share_long(buffer: &[u8], spans: &mut [Span], shared: &mut Vec<Bytes>) {
     }
 }
 
+/// A long argument gets the memory for all of it when this part has arrived.
+const LONG_PART: usize = 16;
+
 /// A request of which not all has arrived.
 #[derive(Debug)]
 struct Unfinished {
@@ -660,9 +663,10 @@ impl Unfinished {
         }
         let needed = self.long.len() + piece.len();
         if needed > self.long.capacity() {
-            // Twice what has arrived, at most what was promised: 512 MiB promised in 20 bytes cost nothing, and the
-            // last step ends exactly at the promised length.
-            let capacity = needed.max(SHARED_BYTES_MIN).saturating_mul(2).min(len);
+            // Twice what has arrived, so that 512 MiB promised in 20 bytes cost nothing; and once a part of it is there,
+            // all that was promised: what is not touched is only addresses, and copying the half of it takes long.
+            let promised = needed >= len / LONG_PART;
+            let capacity = if promised { len } else { needed.max(SHARED_BYTES_MIN).saturating_mul(2).min(len) };
             self.long.reserve_exact(capacity - self.long.len());
         }
         self.long.extend_from_slice(piece);

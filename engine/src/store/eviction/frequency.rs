@@ -1,6 +1,6 @@
 //! Least frequently used, as Redis counts: the mark is a counter of eight bits that grows with the logarithm of the
 //! accesses, because each adds one only with a probability that falls as the counter rises. The hand takes one off it
-//! once every `lfu-decay-time`, where Redis does at the next access after it.
+//! for every `lfu-decay-time` that has passed, where Redis does at the next access.
 
 use std::cell::Cell;
 
@@ -29,6 +29,8 @@ pub struct Frequency {
     decay_ms: u64,
     now: Millis,
     decayed_at: Millis,
+    /// What the sweep takes off each counter.
+    decay: u8,
 }
 
 impl Frequency {
@@ -43,6 +45,7 @@ impl Frequency {
             decay_ms: 0,
             now,
             decayed_at: now,
+            decay: 0,
         };
         frequency.set(settings);
         frequency
@@ -130,9 +133,10 @@ impl Frequency {
         }
     }
 
-    /// Takes one off the counter: the sweep does so with each key once.
+    /// Takes off the counter what has decayed: the sweep does so with each key once.
     pub fn tidy(&self, mark: u8) -> u8 {
-        if mark == 0 { mark } else { self.change(mark, mark - 1) }
+        let left = mark.saturating_sub(self.decay);
+        if left == mark { mark } else { self.change(mark, left) }
     }
 
     pub fn tick(&mut self, now: Millis) {
@@ -144,7 +148,9 @@ impl Frequency {
     }
 
     pub fn sweep_begins(&mut self) {
-        self.decayed_at = self.now;
+        let periods = self.now.0.saturating_sub(self.decayed_at.0) / self.decay_ms.max(1);
+        self.decayed_at.0 += periods * self.decay_ms;
+        self.decay = periods.min(255) as u8;
     }
 
     #[cfg(test)]
