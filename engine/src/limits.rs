@@ -90,12 +90,14 @@ pub const ROOM_BYTES_MIN: usize = 1 << 30;
 /// Slices of eviction for one write, and of one turn: 50 to 100 µs of work.
 pub const EVICT_SLICES: usize = 32;
 /// What the process may have of the system's memory beside `maxmemory` before a part of the budget is held back: a part of it,
-/// and so much once and for each shard. Of what is too much, this part is held back at each tick: what is evicted comes
-/// back to the system with a delay of about a second.
+/// and so much once and for each shard. Of what is too much, this part is held back at each tick, because what is evicted
+/// comes back to the system with a delay, and a larger one each time that writes have brought this part of `maxmemory`.
 pub const RESIDENT_BESIDE_PART: u64 = 20;
-pub const RESIDENT_BESIDE_BYTES: u64 = 24 << 20;
-pub const RESIDENT_BESIDE_BYTES_PER_SHARD: u64 = 24 << 20;
+pub const RESIDENT_BESIDE_BYTES: u64 = 16 << 20;
+pub const RESIDENT_BESIDE_BYTES_PER_SHARD: u64 = 16 << 20;
 pub const HOLD_BACK_PART: u64 = 32;
+pub const HOLD_BACK_PART_BY_WRITES: u64 = 1;
+pub const HOLD_BACK_LOOK_PART: u64 = 512;
 /// Smallest lease on `maxmemory` that a shard asks for while it fills, the largest part of it, and the largest part of a
 /// shard's share (`maxmemory` / shards) that the smallest lease may be.
 pub const LEASE_BYTES_MIN: u64 = 1 << 20;

@@ -56,6 +56,7 @@ pub enum BootError {
 
 /// Serves until told to stop.
 pub fn run(loaded: Loaded) -> Result<(), BootError> {
+    crate::ring::purge_at_once();
     let Loaded { mut config, file, warnings } = loaded;
     log::start(&config)?;
     warnings.iter().for_each(|warning| warn!("{warning}"));

@@ -17,8 +17,9 @@
 //! lease above its share a shard therefore looks at the pool at every tick, busy or not.
 //!
 //! *Held back*: what is used and what the process has of the system's memory are not the same; allocators keep pages that
-//! are not full, and some that are empty for a while. When the process is larger than `maxmemory` allows for, shard 0
-//! holds a part of the budget back, a little more at each tick, until it is not.
+//! are not full, and some that are empty for a while. When the process is larger than `maxmemory` allows for, a part of
+//! the budget is held back, a little more at each tick, and much more with each hundredth of it that writes bring, until
+//! it is not.
 
 use super::{Core, Shard};
 use crate::command::{Call, Error, flag};
@@ -37,6 +38,8 @@ pub(super) struct Budget {
     headroom_seen: i64,
     /// `maxmemory` without what is held back, when it was last looked at.
     limit: u64,
+    /// Bytes that writes brought since the process's size was looked at.
+    brought: u64,
     /// Bytes leased from the pool.
     lease: u64,
     /// Evicting in the next turn will help.
@@ -56,6 +59,7 @@ impl Budget {
             headroom: 0,
             headroom_seen: 0,
             limit: 0,
+            brought: 0,
             lease: 0,
             in_debt: false,
             exceeded_since: None,
@@ -127,7 +131,12 @@ impl Core {
             self.be_unbounded(machine, call.now);
             return Ok(());
         }
-        self.budget.limit = self.config.maxmemory - machine.held_back().min(self.config.maxmemory / 2);
+        // What comes may be of other sizes than what goes, and then the room of what went is not where it is needed.
+        self.budget.brought += brought;
+        if self.budget.brought > self.config.maxmemory / limits::HOLD_BACK_LOOK_PART {
+            self.regulate(machine, limits::HOLD_BACK_PART_BY_WRITES);
+        }
+        self.budget.limit = self.config.maxmemory.saturating_sub(machine.held_back());
         let before = self.used_bytes();
         self.ask(before + brought, self.chunk_bytes(), machine);
         let (used, evictable) = self.evict_to(self.budget.lease.saturating_sub(brought), before, call.now);
@@ -228,9 +237,9 @@ impl Core {
         self.budget.buffer_bytes_seen = self.budget.buffer_bytes;
         self.note_exceeded(used > self.budget.lease, now);
         if tick.is_some() && self.id == ShardId(0) {
-            self.regulate(machine);
+            self.regulate(machine, limits::HOLD_BACK_PART);
         }
-        self.budget.limit = maxmemory - machine.held_back().min(maxmemory / 2);
+        self.budget.limit = maxmemory.saturating_sub(machine.held_back());
         let limit = self.budget.limit;
         let grain = match tick {
             Some(Tick::Quiet) => limits::LEASE_GRAIN_BYTES.min(self.chunk_bytes()),
@@ -258,15 +267,16 @@ impl Core {
         self.note_exceeded(used > self.budget.lease, now);
     }
 
-    /// Holds back more of the budget, or less, by how large the process is.
-    fn regulate(&mut self, machine: &mut dyn Machine) {
+    /// Holds back more of the budget, or less, by how large the process is: this part of what it has too much.
+    fn regulate(&mut self, machine: &mut dyn Machine, part: u64) {
+        self.budget.brought = 0;
         let maxmemory = self.config.maxmemory;
         let beside = limits::RESIDENT_BESIDE_BYTES + limits::RESIDENT_BESIDE_BYTES_PER_SHARD * self.shards as u64;
         let allowed = maxmemory.saturating_add(maxmemory / limits::RESIDENT_BESIDE_PART + beside);
         let (resident, before) = (machine.resident(), machine.held_back());
-        let more = resident.saturating_sub(allowed) / limits::HOLD_BACK_PART;
+        let more = resident.saturating_sub(allowed) / part;
         let less = allowed.saturating_sub(resident) / limits::HOLD_BACK_PART;
-        let held_back = (before + more).saturating_sub(less).min(maxmemory / 2);
+        let held_back = (before + more).saturating_sub(less).min(maxmemory / 4 * 3);
         if held_back != before {
             machine.hold_back(held_back);
         }
@@ -315,6 +325,9 @@ impl Shard {
     pub(super) fn budget_needs_timer(&self) -> bool {
         let core = &self.core;
         let (maxmemory, lease) = (core.config.maxmemory, core.budget.lease);
+        if core.id == ShardId(0) && core.budget.limit < maxmemory {
+            return true;
+        }
         if maxmemory == 0 || lease == 0 {
             return false;
         }

@@ -24,7 +24,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 pub use buffers::BufferId;
 use buffers::ProvidedBuffers;
-pub use pages::{collect_free, give_back};
+pub use pages::{collect_free, give_back, purge_at_once};
 
 use crate::limits::{RING_COMPLETIONS, RING_SUBMISSIONS};
 

@@ -18,6 +18,18 @@ pub fn give_back(bytes: &mut [u8]) {
     let _ = unsafe { madvise(start.cast(), len, Advice::LinuxDontNeed) };
 }
 
+/// Has the allocator give pages back to the system when the last of what was in them is freed, not up to a second later: until
+/// then they are beside what else the process was promised, and while sizes of values change that is much. To be called
+/// before there are threads; `MIMALLOC_PURGE_DELAY` in the environment is stronger.
+pub fn purge_at_once() {
+    /// The place of `purge_delay` among the options of mimalloc 3, which has no name in its crate.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
+        // SAFETY: there is no other thread that reads options.
+        unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) }
+    }
+}
+
 /// Has the allocator give back to the system what is free in all threads' memory and was not used again. It would do so
 /// by itself only when somebody asks it for much, and then on that thread.
 pub fn collect_free() {

@@ -18,8 +18,10 @@ const ARENA_BYTES_MIN: usize = 1 << 30;
 const RUN_PAGES: usize = HUGE_BYTES / PAGE_BYTES;
 /// Free pages that are kept as they are, besides a part of those in use: so that a load that goes up and down does not
 /// give memory back only to ask for it again.
-const KEPT_MIN: usize = 16;
+const KEPT_MIN: usize = 24;
 const KEPT_PART: usize = 32;
+// What was just filled ahead is not given back.
+const _: () = assert!(AHEAD_MIN + RUN_PAGES <= KEPT_MIN && AHEAD_PART >= KEPT_PART);
 
 /// Free pages with memory that there should be, besides a part of those in use: with fewer a run is asked for.
 const AHEAD_MIN: usize = 4;
