@@ -404,5 +404,5 @@ fn a_process_that_is_too_large_gets_less_of_the_budget() {
     cache.tick(100);
     assert_eq!(cache.shards.machine.held_back, 0);
     cache.fill(0, 40 * MIB);
-    assert!(cache.used() > 60 * MIB);
+    assert!(cache.used() > less + 30 * MIB);
 }
