@@ -87,6 +87,11 @@ pub const SLACK_BYTES: usize = 16 << 20;
 pub const KEYS_SLICE_ENTRIES: usize = 1000;
 /// Addresses that a database of one shard has left when writes are refused (it has 128 GiB, values over 16 KiB not included).
 pub const ROOM_BYTES_MIN: usize = 1 << 30;
+/// Slices in which the hand of eviction meets nothing that may go; then the worst of a sample goes each time.
+pub const EVICT_DRY_SLICES: usize = 8;
+/// A write that has to evict evicts so much more, but not more than this part of the budget: the next ones need not look.
+pub const EVICT_AHEAD_BYTES: u64 = 8 << 10;
+pub const EVICT_AHEAD_PART: u64 = 1024;
 /// Slices of eviction for one write, and of one turn: 50 to 100 µs of work.
 pub const EVICT_SLICES: usize = 32;
 /// What the process may have of the system's memory beside `maxmemory` before a part of the budget is held back: a part of it,

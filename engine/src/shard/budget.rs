@@ -139,7 +139,10 @@ impl Core {
         self.budget.limit = self.config.maxmemory.saturating_sub(machine.held_back());
         let before = self.used_bytes();
         self.ask(before + brought, self.chunk_bytes(), machine);
-        let (used, evictable) = self.evict_to(self.budget.lease.saturating_sub(brought), before, call.now);
+        let fits = before + brought <= self.budget.lease;
+        let ahead = if fits { 0 } else { limits::EVICT_AHEAD_BYTES.min(self.budget.limit / limits::EVICT_AHEAD_PART) };
+        let target = self.budget.lease.saturating_sub(brought + ahead);
+        let (used, evictable) = self.evict_to(target, before, call.now);
         let debt = used.saturating_sub(self.budget.lease);
         // What it brings is in the process already, and it goes on if no more than that is added to what is to be evicted.
         let grows_debt = debt > self.overdraft_bytes() && before - used < brought;

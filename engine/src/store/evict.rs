@@ -14,6 +14,8 @@ use crate::limits;
 pub struct Hands {
     /// Of eviction.
     evict: usize,
+    /// Slices since it last met a key that may go.
+    dry: usize,
     /// Of the sweep that tidies marks, while there is one.
     tidy: Option<usize>,
     /// The segment whose marks are renewed next.
@@ -83,7 +85,13 @@ impl Keyspace {
         match policy {
             Policy::NoEviction => {}
             Policy::AllKeysLru | Policy::AllKeysLfu | Policy::AllKeysS3Fifo => {
-                self.evict_marked(bytes, now, rehash, &mut done, garbage)
+                self.evict_marked(bytes, now, rehash, &mut done, garbage);
+                let found = done.evicted + done.expired > 0;
+                self.hands.dry = if found { 0 } else { self.hands.dry + 1 };
+                // What the marks say goes first is far from the hand: writes do not wait for it.
+                if self.hands.dry >= limits::EVICT_DRY_SLICES && self.table.len() > 0 {
+                    self.evict_of_sample(policy, now, rehash, &mut done, random, garbage);
+                }
             }
             _ => {
                 for _ in 0..limits::EVICT_SLICE_SAMPLES {
