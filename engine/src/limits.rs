@@ -86,7 +86,7 @@ pub const SLACK_BYTES: usize = 16 << 20;
 /// Keys that one slice of KEYS looks at.
 pub const KEYS_SLICE_ENTRIES: usize = 1000;
 /// Addresses that a database of one shard has left when writes are refused (it has 128 GiB, values over 16 KiB not included).
-pub const ROOM_BYTES_MIN: usize = 1 << 30;
+pub const ROOM_BYTES_MIN: usize = 256 << 20;
 /// Slices in which the hand of eviction meets nothing that may go; then the worst of a sample goes each time.
 pub const EVICT_DRY_SLICES: usize = 8;
 /// A write that has to evict evicts so much more, but not more than this part of the budget: the next ones need not look.
@@ -101,6 +101,8 @@ pub const RESIDENT_BESIDE_PART: u64 = 20;
 pub const RESIDENT_BESIDE_BYTES: u64 = 16 << 20;
 pub const RESIDENT_BESIDE_BYTES_PER_SHARD: u64 = 16 << 20;
 pub const HOLD_BACK_PART: u64 = 32;
+/// This part of `maxmemory` is never held back.
+pub const HOLD_BACK_LEAVES_PART: u64 = 4;
 pub const HOLD_BACK_PART_BY_WRITES: u64 = 1;
 pub const HOLD_BACK_LOOK_PART: u64 = 512;
 /// Smallest lease on `maxmemory` that a shard asks for while it fills, the largest part of it, and the largest part of a

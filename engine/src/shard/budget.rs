@@ -18,8 +18,8 @@
 //!
 //! *Held back*: what is used and what the process has of the system's memory are not the same; allocators keep pages that
 //! are not full, and some that are empty for a while. When the process is larger than `maxmemory` allows for, a part of
-//! the budget is held back, a little more at each tick, and much more with each hundredth of it that writes bring, until
-//! it is not.
+//! the budget is held back, a little more at each tick, and much more each time that writes have brought a small part of
+//! it, until it is not.
 
 use super::{Core, Shard};
 use crate::command::{Call, Error, flag};
@@ -124,7 +124,7 @@ impl Core {
     /// Leases or evicts what a write needs. Err: there is no room, and none can be made.
     #[cold]
     fn make_room(&mut self, call: &Call<'_>, brought: u64, machine: &mut dyn Machine) -> Result<(), Error> {
-        if self.store.room_bytes() < limits::ROOM_BYTES_MIN {
+        if self.lacks_room() {
             return self.refuse(call);
         }
         if self.config.maxmemory == 0 {
@@ -161,6 +161,11 @@ impl Core {
         self.stats.commands[call.command.index()].rejected += 1;
         self.stats.counters.total_error_replies += 1;
         Err(Error::OutOfMemory)
+    }
+
+    /// Whether what the table can name is nearly used up, whatever the budget is.
+    fn lacks_room(&self) -> bool {
+        self.store.room_bytes() < limits::ROOM_BYTES_MIN
     }
 
     /// Evicts until at most `target` bytes are used, or a slice's time is over. Returns what is used then, and whether
@@ -226,7 +231,8 @@ impl Core {
             machine.hold_back(0);
         }
         self.budget.in_debt = false;
-        self.budget.bounded = false;
+        // Where a database has hardly any addresses left each write looks, and is refused.
+        self.budget.bounded = self.lacks_room();
         self.budget.set_headroom(0);
     }
 
@@ -279,7 +285,7 @@ impl Core {
         let (resident, before) = (machine.resident(), machine.held_back());
         let more = resident.saturating_sub(allowed) / part;
         let less = allowed.saturating_sub(resident) / limits::HOLD_BACK_PART;
-        let held_back = (before + more).saturating_sub(less).min(maxmemory / 4 * 3);
+        let held_back = (before + more).saturating_sub(less).min(maxmemory - maxmemory / limits::HOLD_BACK_LEAVES_PART);
         if held_back != before {
             machine.hold_back(held_back);
         }
@@ -309,7 +315,7 @@ impl Shard {
         let core = &mut self.core;
         core.budget.set_buffers(self.buffer_bytes);
         // Without a budget, and before what the table can name is full, nothing else would look.
-        if tick.is_some() && core.store.room_bytes() < limits::ROOM_BYTES_MIN {
+        if tick.is_some() && core.lacks_room() {
             core.budget.look_again();
         }
         let budget = &core.budget;

@@ -23,8 +23,7 @@ use ahash::RandomState;
 use bytes::Bytes;
 
 use arena::Arena;
-use entry::Entry;
-use entry::Outside;
+use entry::{Entry, Outside};
 pub use entry::{EntryRef, NewValue, Value};
 use evict::Hands;
 use eviction::{Kind, Marks};
