@@ -12,6 +12,7 @@ pub mod id;
 pub mod limits;
 pub mod machine;
 pub mod message;
+mod random;
 pub mod route;
 pub mod session;
 pub mod shard;

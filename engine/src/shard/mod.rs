@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::id::{Millis, SessionId, ShardId};
 use crate::limits;
 use crate::message::Frame;
+use crate::random::Random;
 use crate::route::Route;
 use crate::session::Client;
 use crate::stats::Stats;
@@ -148,19 +149,6 @@ struct Core {
     budget: Budget,
     /// Commands executed, for sampling durations.
     executed: u64,
-}
-
-/// A small generator (SplitMix64) for choices that need no secrecy: which key RANDOMKEY gives.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
 }
 
 impl Shard {

@@ -36,6 +36,7 @@ use table::{Place, Table};
 
 use crate::id::Millis;
 use crate::limits;
+use crate::random::Random;
 
 /// Bits of a scan position on one shard ([`Store::scan`]).
 pub const SCAN_POSITION_BITS: u32 = table::DEPTH_MAX + table::BUCKET_BITS;
@@ -156,7 +157,7 @@ pub struct Store {
     lfu: LfuSettings,
     prefault: bool,
     /// State of the random numbers of frequency counters.
-    random: Cell<u64>,
+    random: Cell<Random>,
 }
 
 impl Keyspace {
@@ -217,7 +218,7 @@ impl Store {
             policy,
             lfu,
             prefault,
-            random: Cell::new(seed[0]),
+            random: Cell::new(Random(seed[0])),
         }
     }
 
@@ -300,13 +301,11 @@ impl Store {
         })
     }
 
-    /// SplitMix64: of use for nothing but chances.
     fn next_random(&self) -> u64 {
-        self.random.set(self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
-        let z = self.random.get();
-        let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+        let mut random = self.random.get();
+        let next = random.next();
+        self.random.set(random);
+        next
     }
 
     fn touch(&self, key: Key<'_>, place: Place) {
