@@ -95,16 +95,18 @@ pub const EVICT_AHEAD_PART: u64 = 1024;
 /// Slices of eviction for one write, and of one turn: 50 to 100 µs of work.
 pub const EVICT_SLICES: usize = 32;
 /// What the process may have of the system's memory beside `maxmemory` before a part of the budget is held back: a part of it,
-/// and so much once and for each shard. Of what is too much, this part is held back at each tick, because what is evicted
-/// comes back to the system with a delay, and a larger one each time that writes have brought this part of `maxmemory`.
+/// and so much once and for each shard.
 pub const RESIDENT_BESIDE_PART: u64 = 20;
 pub const RESIDENT_BESIDE_BYTES: u64 = 16 << 20;
-pub const RESIDENT_BESIDE_BYTES_PER_SHARD: u64 = 16 << 20;
+pub const RESIDENT_BESIDE_BYTES_PER_SHARD: u64 = 24 << 20;
+/// How the budget is held back: at each tick, and each time that writes have brought this part of `maxmemory`, it is looked
+/// at what the process has too much. This part of that is held back; or what writes brought, times the square of how much
+/// larger than the last part of `maxmemory` it is, if that is more.
+pub const HOLD_BACK_LOOK_PART: u64 = 512;
 pub const HOLD_BACK_PART: u64 = 32;
+pub const HOLD_BACK_LIKE_WRITES_PART: u64 = 100;
 /// This part of `maxmemory` is never held back.
 pub const HOLD_BACK_LEAVES_PART: u64 = 4;
-pub const HOLD_BACK_PART_BY_WRITES: u64 = 1;
-pub const HOLD_BACK_LOOK_PART: u64 = 512;
 /// Smallest lease on `maxmemory` that a shard asks for while it fills, the largest part of it, and the largest part of a
 /// shard's share (`maxmemory` / shards) that the smallest lease may be.
 pub const LEASE_BYTES_MIN: u64 = 1 << 20;

@@ -50,14 +50,19 @@ fn resident_memory_stays_near_maxmemory_under_churn() {
     let server = Server::start_sharded(2, &["--maxmemory", "128mb", "--maxmemory-policy", "allkeys-random"]);
     let mut connection = connect(&server, "resp2");
     let mut random = Random(7);
-    let (mut written, mut most) = (0, 0);
+    let (mut written, mut most, mut used_when_full) = (0, 0, Vec::new());
     while written < 4 * BUDGET {
         written += churn(&mut connection, &mut random, 2_000).expect("keys are evicted, nothing is refused");
         let used = info(&mut connection, "used_memory");
         assert!(used <= BUDGET + MIB, "{used} bytes are used");
         most = most.max(server.resident_bytes());
+        if written > BUDGET {
+            used_when_full.push(used);
+        }
     }
-    assert!(info(&mut connection, "used_memory") > BUDGET / 10 * 9, "most of the budget is used");
+    // Not at every moment: some of it is held back while the process is a little too large.
+    let used = used_when_full.iter().sum::<u64>() / used_when_full.len() as u64;
+    assert!(used > BUDGET / 10 * 9, "of the budget only {used} bytes are used: {used_when_full:?}");
     assert!(info(&mut connection, "evicted_keys") > 10_000);
     assert!(most < BUDGET / 10 * 11 + BESIDE, "{most} bytes were resident");
 

@@ -134,7 +134,7 @@ impl Core {
         // What comes may be of other sizes than what goes, and then the room of what went is not where it is needed.
         self.budget.brought += brought;
         if self.budget.brought > self.config.maxmemory / limits::HOLD_BACK_LOOK_PART {
-            self.regulate(machine, limits::HOLD_BACK_PART_BY_WRITES);
+            self.regulate(machine);
         }
         self.budget.limit = self.config.maxmemory.saturating_sub(machine.held_back());
         let before = self.used_bytes();
@@ -246,7 +246,7 @@ impl Core {
         self.budget.buffer_bytes_seen = self.budget.buffer_bytes;
         self.note_exceeded(used > self.budget.lease, now);
         if tick.is_some() && self.id == ShardId(0) {
-            self.regulate(machine, limits::HOLD_BACK_PART);
+            self.regulate(machine);
         }
         self.budget.limit = maxmemory.saturating_sub(machine.held_back());
         let limit = self.budget.limit;
@@ -276,15 +276,21 @@ impl Core {
         self.note_exceeded(used > self.budget.lease, now);
     }
 
-    /// Holds back more of the budget, or less, by how large the process is: this part of what it has too much.
-    fn regulate(&mut self, machine: &mut dyn Machine, part: u64) {
-        self.budget.brought = 0;
+    /// Holds back more of the budget, or less, by how large the process is and how much was written since the last time:
+    /// a part of what it has too much, as what is evicted comes back to the system with a delay, and as many times what
+    /// writes brought as it takes, which are few when it is a little too large and many when room of other sizes than what
+    /// is evicted is needed.
+    fn regulate(&mut self, machine: &mut dyn Machine) {
+        let brought = std::mem::take(&mut self.budget.brought);
         let maxmemory = self.config.maxmemory;
         let beside = limits::RESIDENT_BESIDE_BYTES + limits::RESIDENT_BESIDE_BYTES_PER_SHARD * self.shards as u64;
         let allowed = maxmemory.saturating_add(maxmemory / limits::RESIDENT_BESIDE_PART + beside);
         let (resident, before) = (machine.resident(), machine.held_back());
-        let more = resident.saturating_sub(allowed) / part;
-        let less = allowed.saturating_sub(resident) / limits::HOLD_BACK_PART;
+        let (excess, less) = (resident.saturating_sub(allowed), allowed.saturating_sub(resident));
+        let times = excess.saturating_mul(limits::HOLD_BACK_LIKE_WRITES_PART) as f64 / maxmemory.max(1) as f64;
+        let by_writes = brought as f64 * times * times;
+        let more = (excess / limits::HOLD_BACK_PART).max((by_writes as u64).min(excess));
+        let less = less / limits::HOLD_BACK_PART;
         let held_back = (before + more).saturating_sub(less).min(maxmemory - maxmemory / limits::HOLD_BACK_LEAVES_PART);
         if held_back != before {
             machine.hold_back(held_back);
