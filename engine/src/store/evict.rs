@@ -2,7 +2,7 @@
 
 use super::Keyspace;
 use super::entry::EntryRef;
-use super::eviction::{Judgement, KEEP, Policy};
+use super::eviction::{Judgement, Policy};
 use super::expiry::is_expired;
 use super::garbage::Garbage;
 use super::table::{Place, Table};
@@ -43,6 +43,19 @@ struct Found {
 }
 
 impl Found {
+    fn new() -> Found {
+        Found { places: [None; AT_ONCE], len: 0 }
+    }
+
+    /// Whether it is full but for the rest of the bucket, of which no key is left out: the next may be full of them.
+    #[inline]
+    fn note(&mut self, table: &Table, place: Place, mark: u8) -> bool {
+        table.prefetch_at(place);
+        self.places[self.len] = Some((place, mark));
+        self.len += 1;
+        self.len + Table::SLOTS_PER_BUCKET > AT_ONCE
+    }
+
     fn iter(&self) -> impl Iterator<Item = (Place, u8)> {
         self.places[..self.len].iter().flatten().copied()
     }
@@ -119,7 +132,11 @@ impl Keyspace {
             self.marks.aim();
         }
         let Some(wanted) = self.marks.wanted() else { return };
-        let found = find(&self.table, &mut self.hands.evict, false, |mark| wanted[mark as usize].get() != KEEP);
+        let mut found = Found::new();
+        let next = self.table.sweep_marked(self.hands.evict, limits::EVICT_SLICE_BUCKETS, wanted, |place, mark| {
+            found.note(&self.table, place, mark)
+        });
+        self.hands.evict = self.table.around(next);
         for (place, mark) in found.iter() {
             if done.bytes >= bytes {
                 // The others are met again.
@@ -152,7 +169,13 @@ impl Keyspace {
             // Somewhere else each time, and there one of those that may go.
             self.hands.evict = random() as usize % self.table.buckets();
         }
-        let found = find(&self.table, &mut self.hands.evict, policy.volatile_only(), |_| true);
+        let mut found = Found::new();
+        let volatile_only = policy.volatile_only();
+        let next =
+            self.table.sweep(self.hands.evict, limits::EVICT_SLICE_BUCKETS, volatile_only, |place, mark, volatile| {
+                (volatile || !volatile_only) && found.note(&self.table, place, mark)
+            });
+        self.hands.evict = self.table.around(next);
         let worst = found.iter().min_by_key(|&(place, mark)| match policy {
             Policy::VolatileTtl => self.table.entry(place).expire_ms(),
             _ if by_chance => random(),
@@ -179,7 +202,7 @@ impl Keyspace {
         done.bytes += entry.memory_bytes();
         *(if was_due { &mut done.expired } else { &mut done.evicted }) += 1;
         if self.table.is_renewed(place) && !was_due {
-            self.marks.evicted(self.table.mark(place).get(), rehash(entry));
+            self.marks.evicted(self.table.mark(place).get(), || rehash(entry));
             self.free(place, garbage);
         } else {
             self.remove(place, garbage);
@@ -210,30 +233,18 @@ impl Keyspace {
         }
         let Some(hand) = self.hands.tidy else { return false };
         let (table, marks) = (&self.table, &self.marks);
-        let next = table.sweep(hand, limits::TIDY_SLICE_BUCKETS, false, |place, mark, _| {
+        let visit = |place, mark| {
             let tidy = marks.tidy(mark);
             if tidy != mark {
                 table.mark(place).set(tidy);
             }
             false
-        });
+        };
+        let next = match marks.untidy() {
+            Some(untidy) => table.sweep_marked(hand, limits::TIDY_SLICE_BUCKETS, untidy, visit),
+            None => table.sweep(hand, limits::TIDY_SLICE_BUCKETS, false, |place, mark, _| visit(place, mark)),
+        };
         self.hands.tidy = Some(next).filter(|&next| next < self.table.buckets());
         self.hands.tidy.is_some()
     }
-}
-
-/// Moves a hand on until it has found some keys, or has seen as much as a slice may.
-fn find(table: &Table, hand: &mut usize, volatile_only: bool, wanted: impl Fn(u8) -> bool) -> Found {
-    let mut found = Found { places: [None; AT_ONCE], len: 0 };
-    let next = table.sweep(*hand, limits::EVICT_SLICE_BUCKETS, volatile_only, |place, mark, volatile| {
-        if (volatile || !volatile_only) && wanted(mark) {
-            table.prefetch_at(place);
-            found.places[found.len] = Some((place, mark));
-            found.len += 1;
-        }
-        // None of a bucket is left out: the next may be full of them.
-        found.len + Table::SLOTS_PER_BUCKET > AT_ONCE
-    });
-    *hand = if next >= table.buckets() { 0 } else { next };
-    found
 }

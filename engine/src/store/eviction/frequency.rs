@@ -11,9 +11,10 @@ use crate::id::Millis;
 /// The counter of a new key: not the first to go.
 const NEW: u8 = 5;
 const MINUTE_MS: u64 = 60_000;
-/// Counters from the lowest on are wanted until they hold this part of all keys. One counter can hold most of them, so
-/// the aim is low: the hand looks at no more than so many slots for a victim.
-const TAIL_PER_TOTAL: u32 = 256;
+/// Counters from the lowest on are wanted until they hold this part of all keys: the hand looks at no more than so many
+/// slots for a victim. One counter can hold most keys, and then a smaller part takes no better ones; where popularity
+/// shifts it takes the new ones before they are read.
+const TAIL_PER_TOTAL: u32 = 16;
 
 pub struct Frequency {
     wanted: Wanted,

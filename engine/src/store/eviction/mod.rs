@@ -205,12 +205,12 @@ impl Marks {
 
     /// A key was evicted; not to be told with [`Marks::remove`] too.
     #[inline]
-    pub fn evicted(&mut self, mark: u8, hash: u64) {
+    pub fn evicted(&mut self, mark: u8, hash: impl FnOnce() -> u64) {
         match &mut self.state {
             State::Empty => {}
             State::Recency(recency) => recency.evicted(mark),
             State::Frequency(frequency) => frequency.evicted(mark),
-            State::Fifo(fifo) => fifo.evicted(mark, hash),
+            State::Fifo(fifo) => fifo.evicted(mark, hash()),
         }
     }
 
@@ -240,6 +240,15 @@ impl Marks {
             State::Recency(recency) => recency.sweep_begins(),
             State::Frequency(frequency) => frequency.sweep_begins(),
             State::Fifo(fifo) => fifo.sweep_begins(),
+        }
+    }
+
+    /// The only marks that [`Marks::tidy`] may change, each of which is not [`KEEP`] there; or it may change any.
+    pub fn untidy(&self) -> Option<&Wanted> {
+        match &self.state {
+            State::Empty | State::Frequency(_) => None,
+            State::Recency(recency) => Some(recency.wanted()),
+            State::Fifo(fifo) => Some(fifo.wanted()),
         }
     }
 

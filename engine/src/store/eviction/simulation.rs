@@ -237,7 +237,7 @@ impl Hand {
                 Judgement::Keep => {}
                 Judgement::Remark(mark) => self.slots[at].1 = mark,
                 Judgement::Evict => {
-                    self.marks.evicted(mark, Self::hash(key));
+                    self.marks.evicted(mark, || Self::hash(key));
                     self.slots[at].0 = NOWHERE;
                     self.places[key as usize] = NOWHERE;
                     self.len -= 1;
@@ -407,7 +407,9 @@ fn hit_ratios_are_those_promised() {
                 let our_lru = run_hand(Policy::AllKeysLru, &asked, most, capacity, removes);
                 let our_s3fifo = run_hand(Policy::AllKeysS3Fifo, &asked, most, capacity, removes);
                 let name = format!("{kind:?} {capacity} {removes}: {lru:.2} {our_lru:?} {our_s3fifo:?}");
-                assert!((our_lru.hit_ratio - lru).abs() < 0.5, "{name}");
+                // In a small loop any choice but the oldest is better.
+                let above_max = if kind == Trace::Loop { 100.0 } else { 0.5 };
+                assert!((-0.5..above_max).contains(&(our_lru.hit_ratio - lru)), "{name}");
                 assert!(our_s3fifo.hit_ratio >= lru - if kind == Trace::Shifting { 3.0 } else { 0.0 }, "{name}");
                 assert!(our_lru.slots_per_eviction < 100.0 && our_s3fifo.slots_per_eviction < 400.0, "{name}");
                 if !removes && kind != Trace::Loop {

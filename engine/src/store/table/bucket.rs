@@ -1,6 +1,8 @@
 //! One bucket of a segment, a cache line: ten slots, and what of a hash says where an entry may be.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
+
 use super::{BUCKET_BITS, BUCKETS, SLOTS_PER_BUCKET};
 
 /// A slot that was never taken: a lookup ends at its bucket.
@@ -76,6 +78,17 @@ impl Bucket {
     #[inline(always)]
     pub fn has_fresh(&self) -> bool {
         self.matches(FRESH).0 != 0
+    }
+
+    /// One bit per slot that holds an entry with one of these marks: `wanted` is 1 for each of them, and otherwise 0. There
+    /// are no branches, because a hand that looks for few among many would be wrong about one in each bucket.
+    #[inline(always)]
+    pub fn marked(&self, wanted: &[Cell<u8>; 256]) -> Mask {
+        let mut mask = 0;
+        for (slot, &mark) in self.marks.iter().enumerate() {
+            mask |= (wanted[mark as usize].get() as u32) << slot;
+        }
+        Mask(mask & !self.matches(FRESH).0 & !self.matches(TOMBSTONE).0)
     }
 
     /// The slots that hold an entry.

@@ -1,5 +1,7 @@
 //! Going through a table: scans by clients, hands of eviction and tidying, the search for what is due, samples.
 
+use std::cell::Cell;
+
 use super::bucket::{TOMBSTONE, VOLATILE_SHIFT, bucket_of, prefetch, prefetch_entry};
 use super::{BUCKETS, DEPTH_MAX, Place, SLOTS_PER_BUCKET, Table};
 use crate::store::entry::EntryRef;
@@ -102,12 +104,42 @@ impl Table {
         at
     }
 
+    /// As [`Table::sweep`], but visits only slots whose mark is `wanted`, which is 1 for those, and otherwise 0.
+    pub fn sweep_marked(
+        &self,
+        hand: usize,
+        buckets: usize,
+        wanted: &[Cell<u8>; 256],
+        mut visit: impl FnMut(Place, u8) -> bool,
+    ) -> usize {
+        let end = self.buckets().min(hand.saturating_add(buckets));
+        for at in hand..end {
+            let (segment, index) = ((at / BUCKETS) as u32, at % BUCKETS);
+            let bucket = self.bucket(segment, index);
+            // A copy, because the visitor may set marks.
+            let (slots, marks) = (bucket.marked(wanted), bucket.marks);
+            let mut enough = false;
+            for slot in slots {
+                enough |= visit(Place { segment, bucket: index as u16, slot: slot as u16 }, marks[slot]);
+            }
+            if enough {
+                return at + 1;
+            }
+        }
+        end.max(hand)
+    }
+
     /// Most entries that a hand meets between two positions.
     pub const SLOTS_PER_BUCKET: usize = SLOTS_PER_BUCKET;
 
     /// The position of a hand that comes to this place next.
     pub fn hand_at(place: Place) -> usize {
         place.segment as usize * BUCKETS + place.bucket as usize
+    }
+
+    /// A hand's position after a sweep: at the beginning again if that came to the end.
+    pub fn around(&self, position: usize) -> usize {
+        if position >= self.buckets() { 0 } else { position }
     }
 
     /// Buckets there are: what a hand goes through.
