@@ -194,7 +194,7 @@ impl<T: Copy> Grown<T> {
         self.ahead.take()
     }
 
-    /// Takes the last element off; memory is given back run by run.
+    /// Takes the last element off; memory is given back in runs, [`BACK_RUNS`] at most.
     pub fn pop(&mut self) -> Option<T> {
         self.len = self.len.checked_sub(1)?;
         // SAFETY: the element was there.

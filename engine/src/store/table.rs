@@ -30,16 +30,17 @@
 //!                                                     | shrank         |
 //! ```
 //!
-//! Keys that come and go at random make the number in a segment waver by some 30, a table of steady size splits by that
-//! here and there, and what has just split must not merge by it: hence the gap. But a table from which half of the
-//! entries go, or any part, has to become the table that the others alone would have made. So once an eighth of the
-//! entries is gone that there were when segments split last, all that can be one are merged, until splits say that the
-//! table no longer shrinks: one for every 16 segments. A table that goes up and down pays for that in proportion to how
-//! far it does, one of steady size nothing.
+//! Keys that come and go at random make the number in a segment waver by some 30. In a table of steady size segments
+//! split here and there because of that, and what has just split must not merge because of it: hence the gap. But a table
+//! from which half of the entries go has to become the one that the others alone would have made. So once an eighth is
+//! gone of the entries that there were when a segment split last, all neighbours merge that can be one, until as many
+//! splits as one for every 16 segments say that the table no longer shrinks. What that costs a table that goes up and
+//! down is in proportion to what comes and goes.
 //!
-//! The directory doubles a few entries at a time while segments split. (Extendible hashing: Fagin et al., TODS 1979; small segments with a bucket per cache line:
-//! Dash, Lu et al., VLDB 2020, and Dragonfly's table.) The directory is indexed by the *high* bits of the hash, so
+//! The directory doubles a few entries at a time while segments split. It is indexed by the *high* bits of the hash, so
 //! directory order is hash order and a scan position stays meaningful while segments split and merge ([`Table::scan`]).
+//! (Extendible hashing: Fagin et al., TODS 1979; small segments with a bucket per cache line: Dash, Lu et al., VLDB 2020,
+//! and Dragonfly's table.)
 #![allow(unsafe_code)]
 
 mod bucket;
