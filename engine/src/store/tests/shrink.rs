@@ -67,8 +67,8 @@ fn a_store_that_shrank_takes_what_the_rest_alone_would() {
 fn churn(store: &mut Store, names: &mut [u64], turns: u64) -> (usize, usize) {
     let (mut splits, mut merges) = (0, 0);
     let mut random = Random::new(1);
-    let mut name = names.iter().max().expect("there are keys") + 1;
-    for _ in 0..names.len() as u64 * turns {
+    let first = names.iter().max().expect("there are keys") + 1;
+    for name in first..first + names.len() as u64 * turns {
         let old = &mut names[random.below(names.len())];
         assert!(store.remove(store.key(0, &old.to_le_bytes()), NOW));
         *old = name;
@@ -80,7 +80,6 @@ fn churn(store: &mut Store, names: &mut [u64], turns: u64) -> (usize, usize) {
             store.compact_slice(NOW);
             merges += before - segments(store);
         }
-        name += 1;
     }
     (splits, merges)
 }
