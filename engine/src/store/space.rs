@@ -17,6 +17,8 @@ pub const HUGE_BYTES: usize = 2 << 20;
 
 /// A list that is not short asks for a run that is as far ahead as this part of it.
 const AHEAD_PART: usize = 8;
+/// Runs that a list that shrinks by one gives back at most: those too that were filled ahead and lie far behind its end.
+const BACK_RUNS: usize = 2;
 
 /// A range of addresses. Nobody else's memory is ever in it, and dropping it, and what is asked for ahead, frees all of it.
 pub struct Space {
@@ -146,6 +148,8 @@ pub struct Grown<T: Copy> {
     space: Option<Space>,
     first: NonNull<T>,
     len: usize,
+    /// Behind this, and behind the run of the last element, there is no memory.
+    asked_bytes: usize,
     /// Most bytes that it may come to have.
     bytes_max: usize,
 }
@@ -157,7 +161,7 @@ impl<T: Copy> Grown<T> {
     /// An empty list that may grow to so many bytes, a power of two.
     pub const fn new(bytes_max: usize) -> Grown<T> {
         assert!(bytes_max.is_power_of_two() && bytes_max >= HUGE_BYTES && HUGE_BYTES.is_multiple_of(align_of::<T>()));
-        Grown { ahead: None, space: None, first: NonNull::dangling(), len: 0, bytes_max }
+        Grown { ahead: None, space: None, first: NonNull::dangling(), len: 0, asked_bytes: 0, bytes_max }
     }
 
     /// Adds an element.
@@ -180,6 +184,7 @@ impl<T: Copy> Grown<T> {
             (before / HUGE_BYTES, end / HUGE_BYTES + (before / HUGE_BYTES + AHEAD_PART * 3 / 4) / AHEAD_PART);
         if run != end / HUGE_BYTES && (next + 1) * HUGE_BYTES <= space.bytes() {
             self.ahead = Some(space.ahead(next * HUGE_BYTES).0);
+            self.asked_bytes = self.asked_bytes.max((next + 1) * HUGE_BYTES);
         }
         self.len += 1;
     }
@@ -189,7 +194,7 @@ impl<T: Copy> Grown<T> {
         self.ahead.take()
     }
 
-    /// Takes the last element off; memory is given back run by run.
+    /// Takes the last element off; memory is given back in runs, [`BACK_RUNS`] at most.
     pub fn pop(&mut self) -> Option<T> {
         self.len = self.len.checked_sub(1)?;
         // SAFETY: the element was there.
@@ -200,8 +205,13 @@ impl<T: Copy> Grown<T> {
         if kept / HUGE_BYTES != before / HUGE_BYTES {
             let from = kept.next_multiple_of(HUGE_BYTES);
             if let Some(space) = self.space.as_ref().filter(|space| from < space.bytes()) {
+                let end = self.asked_bytes.max(from + HUGE_BYTES);
+                let first = from.max(end - BACK_RUNS * HUGE_BYTES);
                 // SAFETY: it is behind the last element.
-                unsafe { space.give_back(from, HUGE_BYTES) };
+                unsafe { space.give_back(first, end - first) };
+                // What is asked for and nobody has taken yet would lie there.
+                self.ahead = None;
+                self.asked_bytes = first;
             }
         }
         Some(last)
@@ -218,6 +228,7 @@ impl<T: Copy> Grown<T> {
         }
         if self.len == 0 {
             self.ahead = None;
+            self.asked_bytes = 0;
             self.space = None;
             self.first = NonNull::dangling();
         }
@@ -322,6 +333,35 @@ mod tests {
                 model.clear();
             }
         }
+    }
+
+    /// What was filled far ahead of a list goes too when the list becomes shorter.
+    #[test]
+    fn memory_ahead_of_a_list_that_shrinks_is_given_back() {
+        const RUNS: usize = 64;
+        type Element = [u64; 1024];
+        let mut list: Grown<Element> = Grown::new(RUNS * HUGE_BYTES);
+        let run = HUGE_BYTES / size_of::<Element>();
+        let mut ahead = Vec::new();
+        for at in 0..32 * run {
+            list.push([at as u64; 1024]);
+            if let Some(asked) = list.take_ahead() {
+                ahead.push(asked.offset - list.space.as_ref().expect("it has elements").offset(0));
+            }
+        }
+        let farthest = *ahead.last().expect("some were asked for") / HUGE_BYTES;
+        assert!((36..40).contains(&farthest), "{farthest}");
+        let space = |list: &Grown<Element>| list.space.as_ref().expect("it has elements").base();
+        // SAFETY: inside the space, behind all elements.
+        ahead.iter().filter(|&&at| at >= 32 * HUGE_BYTES).for_each(|&at| unsafe { space(&list).add(at).write(1) });
+        while list.len() > 16 * run {
+            list.pop();
+        }
+        for at in 17..RUNS {
+            // SAFETY: inside the space, and nobody writes there.
+            assert_eq!(unsafe { space(&list).add(at * HUGE_BYTES).read() }, 0, "run {at} was not given back");
+        }
+        assert!(list.iter().enumerate().all(|(at, element)| element[0] == at as u64));
     }
 
     #[test]

@@ -20,11 +20,27 @@
 //! stops at the first bucket that has a slot which was never used.
 //!
 //! A segment that is four fifths full splits in two by the next bit of the hash: about 1000 entries are re-hashed, tens
-//! of microseconds, however large the table is. Two that are nearly empty become one again ([`Table::merge_slice`]), and
-//! the last takes the place of the one that is gone, so segments lie together. The directory doubles a few entries at a
-//! time while segments split. (Extendible hashing: Fagin et al., TODS 1979; small segments with a bucket per cache line:
-//! Dash, Lu et al., VLDB 2020, and Dragonfly's table.) The directory is indexed by the *high* bits of the hash, so
+//! of microseconds, however large the table is. Two that have become sparse are one again ([`Table::merge_slice`]), and
+//! the last takes the place of the one that is gone, so segments lie together. When that is:
+//!
+//! ```text
+//! entries of two neighbours together   0 ............ 780 ............ 1040 ........
+//!                                      always merge   | merge after    | never: as one
+//!                                                     | the table      | they would split
+//!                                                     | shrank         |
+//! ```
+//!
+//! Keys that come and go at random make the number in a segment waver by some 30. In a table of steady size segments
+//! split here and there because of that, and what has just split must not merge because of it: hence the gap. But a table
+//! from which half of the entries go has to become the one that the others alone would have made. So once an eighth is
+//! gone of the entries that there were when a segment split last, all neighbours merge that can be one, until as many
+//! splits as one for every 16 segments say that the table no longer shrinks. What that costs a table that goes up and
+//! down is in proportion to what comes and goes.
+//!
+//! The directory doubles a few entries at a time while segments split. It is indexed by the *high* bits of the hash, so
 //! directory order is hash order and a scan position stays meaningful while segments split and merge ([`Table::scan`]).
+//! (Extendible hashing: Fagin et al., TODS 1979; small segments with a bucket per cache line: Dash, Lu et al., VLDB 2020,
+//! and Dragonfly's table.)
 #![allow(unsafe_code)]
 
 mod bucket;
@@ -48,8 +64,13 @@ const SPLIT_AT: usize = SLOTS * 13 / 16;
 const SPLIT_PACE: u32 = 48;
 /// With so many it splits however many did.
 const SPLIT_AT_MOST: usize = SLOTS * 7 / 8;
-/// Two neighbours with no more than this together become one.
-const MERGE_AT: usize = SPLIT_AT / 2;
+/// Two neighbours with no more than this together become one at any time.
+const MERGE_AT: usize = SPLIT_AT * 3 / 4;
+/// And with no more than this while the table shrinks.
+const MERGE_AT_MOST: usize = SPLIT_AT - 1;
+/// The table shrinks once this part of its entries is gone, until one split for so many segments.
+const SHRUNK_PART: usize = 8;
+const SHRINK_PART: usize = 16;
 /// A segment with more slots that are neither taken nor fresh is rebuilt, so that misses stay short.
 const TOMBSTONES_MAX: usize = SLOTS / 10;
 /// Bits of the hash that a scan cursor can hold for the directory; 2^40 segments are out of reach.
@@ -120,6 +141,10 @@ pub struct Table {
     volatile: usize,
     /// The segment that merging looks at next.
     merge_at: usize,
+    /// Most entries there were when a segment split, since the table shrank last.
+    full_len: usize,
+    /// Splits until the table no longer counts as shrinking; 0 is when it does not.
+    shrink_splits: usize,
     /// Kept for its memory: what is moved when segments split and merge.
     moved: Vec<Slot>,
     /// Insertions since the last split.
@@ -145,6 +170,8 @@ impl Table {
             len: 0,
             volatile: 0,
             merge_at: 0,
+            full_len: 0,
+            shrink_splits: 0,
             moved: Vec::new(),
             since_split: 0,
             generation: 0,

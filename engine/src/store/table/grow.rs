@@ -3,8 +3,8 @@
 
 use super::bucket::{Bucket, FRESH, Slot, TOMBSTONE, bucket_of, prefetch, tag_of};
 use super::{
-    BUCKETS, DEPTH_MAX, DIRECTORY_BYTES_MAX, DOUBLE_STEP, Doubling, Head, MERGE_AT, Place, SPLIT_AT, SPLIT_AT_MOST,
-    SPLIT_PACE, TOMBSTONES_MAX, Table,
+    BUCKETS, DEPTH_MAX, DIRECTORY_BYTES_MAX, DOUBLE_STEP, Doubling, Head, MERGE_AT, MERGE_AT_MOST, Place, SHRINK_PART,
+    SHRUNK_PART, SPLIT_AT, SPLIT_AT_MOST, SPLIT_PACE, TOMBSTONES_MAX, Table,
 };
 use crate::store::entry::EntryRef;
 use crate::store::space::{Ahead, Grown};
@@ -104,6 +104,7 @@ impl Table {
         if depth == DEPTH_MAX {
             return false;
         }
+        self.note_split();
         if depth == self.depth {
             self.double(usize::MAX);
         }
@@ -146,22 +147,44 @@ impl Table {
         }
     }
 
-    /// Merges neighbours that are nearly empty: looks at up to `count` segments, merges one pair at most. True if it did.
+    /// Remembers how many entries the segments are there for, and whether the table still shrinks.
+    fn note_split(&mut self) {
+        if self.shrink_splits == 0 {
+            self.full_len = self.full_len.max(self.len);
+            return;
+        }
+        self.shrink_splits -= 1;
+        if self.shrink_splits == 0 {
+            self.full_len = self.len;
+        }
+    }
+
+    /// Merges neighbours that are sparse, see [`super`]: looks at up to `count` segments and takes one step at most, which
+    /// takes no longer than a split. True if it did.
     pub fn merge_slice(&mut self, count: usize, rehash: &impl Fn(EntryRef) -> u64) -> bool {
         if self.stale > 0 {
             return false;
         }
+        if self.shrink_splits == 0 && self.len < self.full_len - self.full_len / SHRUNK_PART {
+            self.shrink_splits = 1 + self.heads.len() / SHRINK_PART;
+        }
+        let most = if self.shrink_splits > 0 { MERGE_AT_MOST } else { MERGE_AT };
         for _ in 0..count.min(self.heads.len()) {
-            self.merge_at = (self.merge_at + 1) % self.heads.len();
-            if (self.heads[self.merge_at].taken as usize) < MERGE_AT && self.merge(self.merge_at as u32, rehash) {
+            let segment = if self.merge_at < self.heads.len() { self.merge_at } else { 0 };
+            self.merge_at = segment;
+            // One of two that can be merged has no more than half.
+            if self.heads[segment].taken as usize <= most / 2 && self.merge(segment as u32, most, rehash) {
+                // It is looked at again: it may be rebuilt and not merged yet, or another may have taken its place.
                 return true;
             }
+            self.merge_at += 1;
         }
         false
     }
 
-    /// Merges a segment with the one that it was split from, or that was split from it.
-    pub(super) fn merge(&mut self, segment: u32, rehash: &impl Fn(EntryRef) -> u64) -> bool {
+    /// Merges a segment with the one that it was split from, or that was split from it, if they have no more than `most`
+    /// entries together; or rebuilds one of them first. False if nothing was done.
+    fn merge(&mut self, segment: u32, most: usize, rehash: &impl Fn(EntryRef) -> u64) -> bool {
         let head = self.heads[segment as usize];
         if head.depth == 0 {
             return false;
@@ -169,18 +192,20 @@ impl Table {
         let bit = 1u64 << (64 - head.depth);
         let other = self.segment_of(head.first ^ bit).expect("the directory is full");
         let other_head = self.heads[other as usize];
-        if other_head.depth != head.depth || (head.taken + other_head.taken) as usize > MERGE_AT {
+        if other_head.depth != head.depth || (head.taken + other_head.taken) as usize > most {
             return false;
         }
         let (stays, goes) = if head.taken < other_head.taken { (other, segment) } else { (segment, other) };
+        if self.heads[stays as usize].tombstones as usize > TOMBSTONES_MAX / 2 {
+            // This takes as long as merging: a step of its own.
+            self.rebuild(stays, rehash);
+            return true;
+        }
         self.deepest -= if u32::from(head.depth) == self.depth { 2 } else { 0 };
         let merged = &mut self.heads[stays as usize];
         merged.depth -= 1;
         merged.first &= !bit;
         merged.look_at = head.look_at.min(other_head.look_at);
-        if merged.tombstones as usize > TOMBSTONES_MAX / 2 {
-            self.rebuild(stays, rehash);
-        }
         let held = self.take_all(goes);
         self.rehash_all(held, rehash, |table, hash, slot| table.put(stays, hash, slot));
         self.enter_in_directory(stays);
