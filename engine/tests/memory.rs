@@ -406,3 +406,28 @@ fn a_process_that_is_too_large_gets_less_of_the_budget() {
     cache.fill(0, 40 * MIB);
     assert!(cache.used() > less + 30 * MIB);
 }
+
+/// (review) Everything here may be evicted, so nothing may be refused: small keys make room more slowly than large values take it,
+/// and `make_room` then says OOM although `evict_to` would have found more.
+#[test]
+fn large_values_after_small_keys_are_not_refused() {
+    for policy in ["allkeys-lru", "allkeys-random", "allkeys-s3fifo"] {
+        let mut cache = Cache::new(1, "100mb", policy);
+        let small = "s".repeat(100);
+        for first in (0..800_000).step_by(1000) {
+            let sets = (first..first + 1000).flat_map(|key| encode(&["SET", &format!("small:{key}"), &small]));
+            let sets: Vec<u8> = sets.collect();
+            cache.shards.exchange(cache.client, &sets);
+        }
+        assert!(cache.used() > 95 * MIB);
+        let large = "l".repeat(1_000_000);
+        let mut refused = 0;
+        for first in (0..60).step_by(10) {
+            let sets = (first..first + 10).flat_map(|key| encode(&["SET", &format!("large:{key}"), &large]));
+            let sets: Vec<u8> = sets.collect();
+            let replies = String::from_utf8(cache.shards.exchange(cache.client, &sets)).expect("text");
+            refused += replies.matches(OOM).count();
+        }
+        assert_eq!(refused, 0, "{policy}: refused of 60, keys that might have gone: {}", cache.say(&["DBSIZE"]));
+    }
+}

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use common::random::Random;
 use common::server::{ConfigFile, Server, wait_until};
 use common::skip_on_redis;
-use redis::{Connection, Pipeline, RedisError, Value};
+use redis::{Connection, ConnectionLike, Pipeline, RedisError, Value};
 use rustix::process::Signal;
 
 const MIB: u64 = 1 << 20;
@@ -75,6 +75,67 @@ fn resident_memory_stays_near_maxmemory_under_churn() {
     wait_until("leases go back", || {
         info(&mut connection, "torc_shard0_leased_memory") + info(&mut connection, "torc_shard1_leased_memory") < MIB
     });
+}
+
+/// Sets so many keys with values of one length, ten at a time; how many were refused.
+fn set_all(connection: &mut Connection, prefix: &str, keys: usize, len: usize, at_once: usize) -> usize {
+    let value = vec![b'v'; len];
+    let mut refused = 0;
+    for first in (0..keys).step_by(at_once) {
+        let mut bytes = Vec::new();
+        for key in first..first + at_once {
+            bytes.extend(redis::cmd("SET").arg(format!("{prefix}:{key}")).arg(&value[..]).get_packed_command());
+        }
+        let replies = connection.req_packed_commands(&bytes, 0, at_once);
+        match replies {
+            Ok(replies) => refused += replies.iter().filter(|reply| !matches!(reply, Value::Okay)).count(),
+            Err(_) => refused += 1,
+        }
+    }
+    refused
+}
+
+/// (review) The reaper is of the lowest priority, and what waits for it may be 1 GiB a shard whatever `maxmemory` is; that
+/// is resident, so the budget is held back, more is evicted, and more waits.
+#[test]
+fn values_that_wait_to_be_dropped_are_bounded_by_maxmemory() {
+    const BUDGET: u64 = 100 * MIB;
+    let server = Server::start_sharded(2, &["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let (mut most, mut least) = (0, u64::MAX);
+    let port = server.port();
+    let clients: Vec<_> = (0..8)
+        .map(|client| {
+            std::thread::spawn(move || {
+                let url = format!("redis://127.0.0.1:{port}/");
+                let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
+                set_all(&mut connection, &format!("c{client}"), 1_200, 300_000, 4)
+            })
+        })
+        .collect();
+    let mut connection = connect(&server, "resp2");
+    let mut evicted = false;
+    while clients.iter().any(|client| !client.is_finished()) {
+        most = most.max(server.resident_bytes());
+        evicted |= info(&mut connection, "evicted_keys") > 1_000;
+        if evicted {
+            least = least.min(info(&mut connection, "used_memory"));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let refused: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+    assert_eq!(refused, 0, "refused although everything may be evicted");
+    let (most, least) = (most / MIB, least / MIB);
+    assert!(most < BUDGET / MIB * 11 / 10 + 2 * 64, "{most} MiB were resident of 100; {least} MiB were used at least");
+    assert!(least > BUDGET / MIB / 2, "only {least} MiB of 100 were used");
+}
+
+/// (review) Redis never refuses a write while something may be evicted.
+#[test]
+fn large_values_after_small_ones_are_not_refused_while_keys_may_be_evicted() {
+    let server = Server::start_sharded(2, &["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let mut connection = connect(&server, "resp2");
+    assert_eq!(set_all(&mut connection, "small", 700_000, 100, 5_000), 0);
+    assert_eq!(set_all(&mut connection, "large", 300, 1_000_000, 10), 0);
 }
 
 /// The buffers that a long value outgrew while it arrived are as much as itself, and the server has nothing to do then.

@@ -370,4 +370,52 @@ mod tests {
         walk(|number| [number | 1; 1024]);
         walk(|number| number | 1);
     }
+    /// Bytes of a space that have memory.
+    fn resident_bytes(space: &Space) -> usize {
+        let pages = space.bytes() / 4096;
+        let begin = space.base().as_ptr().addr();
+        let mut all = 0;
+        use std::io::{Read, Seek, SeekFrom};
+        let mut map = std::fs::File::open("/proc/self/pagemap").unwrap();
+        map.seek(SeekFrom::Start((begin / 4096 * 8) as u64)).unwrap();
+        let mut bytes = vec![0; pages * 8];
+        map.read_exact(&mut bytes).unwrap();
+        for entry in bytes.chunks_exact(8) {
+            all += (entry[7] >> 7 == 1) as usize * 4096;
+        }
+        all
+    }
+
+    #[test]
+    fn what_was_filled_ahead_is_given_back_when_the_list_shrinks() {
+        let mut list: Grown<[u64; 1024]> = Grown::new(1 << 30);
+        for at in 0..(256 << 20) / 8192 {
+            list.push([at; 1024]);
+            if let Some(ahead) = list.take_ahead() {
+                ahead.fill();
+            }
+        }
+        while list.len() > 1 {
+            list.pop();
+        }
+        let left = resident_bytes(list.space.as_ref().unwrap());
+        assert!(left <= 2 * HUGE_BYTES, "{} MiB resident for one element", left >> 20);
+    }
+
+    #[test]
+    fn what_is_being_filled_while_the_list_shrinks_is_given_back() {
+        let mut list: Grown<[u64; 1024]> = Grown::new(1 << 30);
+        let mut late = Vec::new();
+        for at in 0..(16 << 20) / 8192 {
+            list.push([at; 1024]);
+            late.extend(list.take_ahead());
+        }
+        while list.len() > 1 {
+            list.pop();
+        }
+        // The thread comes to it only now.
+        late.into_iter().for_each(Ahead::fill);
+        let left = resident_bytes(list.space.as_ref().unwrap());
+        assert!(left <= 2 * HUGE_BYTES, "{} MiB resident for one element", left >> 20);
+    }
 }
