@@ -75,9 +75,11 @@ pub const GARBAGE_TABLES_MAX: usize = 64;
 pub const GARBAGE_VALUE_BYTES_MIN: usize = 256 << 10;
 /// Bytes of such values of one shard that wait to be dropped elsewhere, unless it is one value: past it the shard drops
 /// them itself, so that clients who overwrite fast cannot make them pile up.
-pub const GARBAGE_BYTES_MAX: u64 = 1 << 30;
-/// Past so many, those of flushed keyspaces stay with them for a while.
-pub const GARBAGE_FLUSHED_BYTES_PAUSE: u64 = GARBAGE_BYTES_MAX / 4;
+pub const GARBAGE_BYTES_MAX: u64 = 256 << 20;
+/// The part of `maxmemory` that all shards' may be together.
+pub const GARBAGE_BUDGET_PART: u64 = 32;
+/// Past this part of what is allowed, those of flushed keyspaces stay with them for a while.
+pub const GARBAGE_FLUSHED_PART: u64 = 4;
 /// Longest DEBUG SLEEP, seconds.
 pub const DEBUG_SLEEP_S_MAX: f64 = 3600.0;
 /// What arenas may hold unused, as a part of what is used and besides, before writes that need room help to give it back.
@@ -92,8 +94,11 @@ pub const EVICT_DRY_SLICES: usize = 8;
 /// A write that has to evict evicts so much more, but not more than this part of the budget: the next ones need not look.
 pub const EVICT_AHEAD_BYTES: u64 = 8 << 10;
 pub const EVICT_AHEAD_PART: u64 = 1024;
-/// Slices of eviction for one write, and of one turn: 50 to 100 µs of work.
+/// Slices of eviction for one write, and of one turn: 50 to 100 µs of work. A write gets one more for each so many bytes
+/// that it brings, up to the most: less than a millisecond, for a value that took as long to arrive.
 pub const EVICT_SLICES: usize = 32;
+pub const EVICT_SLICE_BYTES_MIN: usize = 2 << 10;
+pub const EVICT_SLICES_MAX: usize = 256;
 /// What the process may have of the system's memory beside `maxmemory` before a part of the budget is held back: a part of it,
 /// and so much once and for each shard.
 pub const RESIDENT_BESIDE_PART: u64 = 20;

@@ -3,7 +3,7 @@
 //! smaller buffers.
 //!
 //! Each shard has a [`Chute`] to it. What waits in the chutes is bounded by the shards, which are told what was dropped and
-//! drop values themselves when too much waits ([`torc_engine::limits::GARBAGE_BYTES_MAX`]). The thread has the lowest
+//! drop values themselves when too much waits ([`torc_engine::limits::GARBAGE_BYTES_MAX`]). The thread has a low
 //! priority, and no core that has a shard if there is another.
 
 use std::io;
@@ -21,7 +21,7 @@ use crate::place;
 use crate::ring::{collect_free, give_back};
 
 /// The nice value of the thread.
-const NICE: i32 = 19;
+const NICE: i32 = 10;
 
 /// One shard's way to the reaper.
 pub struct Chute {

@@ -118,7 +118,7 @@ pub(super) static ROWS: &[Row] = &[
     row("lazyfree-lazy-server-del", Bool, "no", RunTime, WithoutEffect, "The same for overwritten values."),
     row("lazyfree-lazy-user-del", Bool, "no", RunTime, WithoutEffect, "Make DEL the same as UNLINK."),
     row("lazyfree-lazy-user-flush", Bool, "no", RunTime, Applied(|config, value| config.lazyfree_user_flush = value.bool()), "FLUSHALL and FLUSHDB answer before the memory is freed unless told otherwise. Either way nobody else waits."),
-    row("lfu-decay-time", NATURAL, "1", RunTime, Applied(|config, value| config.lfu_decay_minutes = value.number()), "Minutes after which a use counter halves."),
+    row("lfu-decay-time", NATURAL, "1", RunTime, Applied(|config, value| config.lfu_decay_minutes = value.number()), "Minutes after which a use counter loses one."),
     row("lfu-log-factor", NATURAL, "10", RunTime, Applied(|config, value| config.lfu_log_factor = value.number()), "How slowly a use counter grows."),
     row("list-compress-depth", NATURAL, "0", RunTime, WithoutEffect, "Uncompressed nodes at each end of a list."),
     row("list-max-listpack-size", INT, "-2", RunTime, WithoutEffect, "Size of a list node.").alias("list-max-ziplist-size"),

@@ -100,9 +100,14 @@ impl Budget {
 }
 
 impl Core {
-    /// A command about the shard itself was executed, which may have changed settings.
+    /// The settings are new, or a command about the shard itself was executed, which may have changed some.
     pub(super) fn config_changed(&mut self) {
         self.store.set_policy(self.config.maxmemory_policy, self.config.lfu());
+        let garbage_max = match self.config.maxmemory {
+            0 => u64::MAX,
+            maxmemory => maxmemory / limits::GARBAGE_BUDGET_PART / self.shards as u64,
+        };
+        self.store.set_garbage_bytes_max(garbage_max);
         self.budget.look_again();
     }
 
@@ -142,11 +147,10 @@ impl Core {
         let fits = before + brought <= self.budget.lease;
         let ahead = if fits { 0 } else { limits::EVICT_AHEAD_BYTES.min(self.budget.limit / limits::EVICT_AHEAD_PART) };
         let target = self.budget.lease.saturating_sub(brought + ahead);
-        let (used, evictable) = self.evict_to(target, before, call.now);
-        let debt = used.saturating_sub(self.budget.lease);
-        // What it brings is in the process already, and it goes on if no more than that is added to what is to be evicted.
-        let grows_debt = debt > self.overdraft_bytes() && before - used < brought;
-        if debt > 0 && (!evictable || grows_debt) {
+        // Who brings much waits for as much to go, even if it is many small keys; what is still missing is a debt.
+        let slices = limits::EVICT_SLICES + brought as usize / limits::EVICT_SLICE_BYTES_MIN;
+        let (used, evictable) = self.evict_to(target, before, slices.min(limits::EVICT_SLICES_MAX), call.now);
+        if used > self.budget.lease && !evictable {
             self.budget.set_headroom(self.budget.lease as i64 - used as i64);
             return self.refuse(call);
         }
@@ -168,16 +172,16 @@ impl Core {
         self.store.room_bytes() < limits::ROOM_BYTES_MIN
     }
 
-    /// Evicts until at most `target` bytes are used, or a slice's time is over. Returns what is used then, and whether
+    /// Evicts until at most `target` bytes are used, or so many slices are over. Returns what is used then, and whether
     /// evicting more would help.
-    fn evict_to(&mut self, target: u64, mut used: u64, now: Millis) -> (u64, bool) {
+    fn evict_to(&mut self, target: u64, mut used: u64, slices: usize, now: Millis) -> (u64, bool) {
         // While values become larger or smaller room is where nothing of the new size fits.
         if used > target && self.store.memory().is_slack() {
             self.store.give_back_slice();
         }
         let policy = self.config.maxmemory_policy;
         let mut evictable = policy.evicts();
-        for _ in 0..limits::EVICT_SLICES {
+        for _ in 0..slices {
             if used <= target || !evictable {
                 break;
             }
@@ -259,7 +263,7 @@ impl Core {
         let lease = self.budget.lease;
         let owed = machine.leased().saturating_sub(limit).min(lease.saturating_sub(self.fair_share()));
         let target = lease - owed;
-        let (used, evictable) = self.evict_to(target, used, now);
+        let (used, evictable) = self.evict_to(target, used, limits::EVICT_SLICES, now);
         let unused = lease.saturating_sub(used);
         let given = match tick {
             _ if owed > 0 => owed.min(unused),

@@ -155,19 +155,19 @@ impl Shard {
     /// A shard of `shards`. `seed` is the same on all shards of the process (hash flooding), random per process.
     pub fn new(id: ShardId, shards: usize, seed: [u64; 4], config: Config, now: Millis) -> Shard {
         let databases = config.databases.clamp(1, limits::DATABASES_MAX);
-        let mut store = Store::new(databases, seed, config.prefault);
-        store.set_policy(config.maxmemory_policy, config.lfu());
+        let mut core = Core {
+            id,
+            shards,
+            store: Store::new(databases, seed, config.prefault),
+            config,
+            stats: Stats::new(),
+            random: Random(seed[0] ^ (id.0 as u64) << 48),
+            budget: Budget::new(),
+            executed: 0,
+        };
+        core.config_changed();
         Shard {
-            core: Core {
-                id,
-                shards,
-                store,
-                config,
-                stats: Stats::new(),
-                random: Random(seed[0] ^ (id.0 as u64) << 48),
-                budget: Budget::new(),
-                executed: 0,
-            },
+            core,
             route: Route::new(shards),
             sessions: Sessions::default(),
             links: Links::new(shards),

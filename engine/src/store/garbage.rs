@@ -6,8 +6,8 @@
 //! last one. A flushed keyspace that has such values is searched for them, in slices, before its table and arena are
 //! freed; one that has none, the usual case, is not looked through.
 //!
-//! What is pending is bounded: past [`limits::GARBAGE_BYTES_MAX`] a value is dropped here and now, and values of flushed
-//! keyspaces are handed out only while much less is pending.
+//! What is pending is bounded, by [`limits::GARBAGE_BYTES_MAX`] and a part of `maxmemory`: past it a value is dropped here and
+//! now, and values of flushed keyspaces are handed out only while much less is pending.
 
 use std::collections::VecDeque;
 
@@ -42,8 +42,9 @@ pub struct GarbageCounters {
     pub freed_objects: u64,
 }
 
-#[derive(Default)]
 pub(super) struct Garbage {
+    /// Most bytes pending.
+    bytes_max: u64,
     /// The oldest first.
     flushed: VecDeque<Flushed>,
     /// Flushed keyspaces that were ever put here.
@@ -58,7 +59,24 @@ pub(super) fn is_big(bytes: usize) -> bool {
     bytes >= limits::GARBAGE_VALUE_BYTES_MIN
 }
 
+impl Default for Garbage {
+    fn default() -> Garbage {
+        Garbage {
+            bytes_max: limits::GARBAGE_BYTES_MAX,
+            flushed: VecDeque::new(),
+            flushes: 0,
+            values: VecDeque::new(),
+            counters: GarbageCounters::default(),
+        }
+    }
+}
+
 impl Garbage {
+    /// Bounds the bytes that are pending, [`limits::GARBAGE_BYTES_MAX`] at most; one value may be larger.
+    pub fn set_bytes_max(&mut self, bytes: u64) {
+        self.bytes_max = bytes.min(limits::GARBAGE_BYTES_MAX);
+    }
+
     /// Keeps a reference to a value that its holder is about to drop, if it is big.
     #[inline]
     pub fn discard(&mut self, value: &Bytes) {
@@ -78,7 +96,7 @@ impl Garbage {
     #[cold]
     fn keep(&mut self, value: Bytes) {
         let pending = self.counters.pending_bytes;
-        if pending > 0 && pending + value.len() as u64 > limits::GARBAGE_BYTES_MAX {
+        if pending > 0 && pending + value.len() as u64 > self.bytes_max {
             return;
         }
         self.counters.pending_objects += 1;
@@ -158,7 +176,7 @@ impl Garbage {
 
     /// Hands out the big values of a keyspace whose entries are gone. False if too much is pending for all of them.
     fn hand_out(&mut self, flushed: &mut Flushed) -> bool {
-        while self.counters.pending_bytes < limits::GARBAGE_FLUSHED_BYTES_PAUSE {
+        while self.counters.pending_bytes < (self.bytes_max / limits::GARBAGE_FLUSHED_PART).max(1) {
             let Some(value) = flushed.found.pop() else { return true };
             // From here on the value is what is counted, not its key.
             flushed.keys -= 1;

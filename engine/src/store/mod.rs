@@ -586,6 +586,11 @@ impl Store {
         self.garbage.freed(objects, bytes);
     }
 
+    /// Bounds the bytes of big values that are pending, in [`limits::GARBAGE_BYTES_MAX`].
+    pub fn set_garbage_bytes_max(&mut self, bytes: u64) {
+        self.garbage.set_bytes_max(bytes);
+    }
+
     /// What was given up and what of it is freed.
     pub fn garbage_counters(&self) -> GarbageCounters {
         self.garbage.counters()
@@ -596,7 +601,7 @@ impl Store {
     ///
     /// ```compile_fail,E0502
     /// # use torc_engine::{id::Millis, store::Store};
-    /// let mut store = Store::new(1, [1, 2, 3, 4]);
+    /// let mut store = Store::new(1, [1, 2, 3, 4], false);
     /// let entry = store.get(store.key(0, b"key"), Millis(0));
     /// store.compact_slice(Millis(0));
     /// entry.map(|entry| entry.value().bytes().len());

@@ -81,7 +81,7 @@ fn what_is_given_up_and_not_dropped_is_bounded() {
 fn big_values_of_a_flushed_keyspace_are_given_out() {
     let mut store = store();
     let small = Bytes::from(vec![0; 20_000]);
-    let bytes = limits::GARBAGE_FLUSHED_BYTES_PAUSE as usize / 4;
+    let bytes = (limits::GARBAGE_BYTES_MAX / limits::GARBAGE_FLUSHED_PART) as usize / 4;
     for i in 0..3_000u32 {
         let name = format!("key:{i}");
         let big = (i % 300 == 0).then(|| Bytes::from(vec![0; bytes]));
