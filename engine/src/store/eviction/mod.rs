@@ -24,6 +24,7 @@ mod fifo;
 mod frequency;
 mod ghost;
 mod levels;
+mod miniature;
 mod policy;
 mod recency;
 #[cfg(test)]
@@ -149,12 +150,12 @@ impl Marks {
     /// The mark of a key that is touched: the same more often than not. `random` gives 64 random bits where they are
     /// needed.
     #[inline(always)]
-    pub fn hit(&self, mark: u8, random: impl FnOnce() -> u64) -> u8 {
+    pub fn hit(&self, mark: u8, hash: u64, random: impl FnOnce() -> u64) -> u8 {
         match &self.state {
             State::Empty => mark,
             State::Recency(recency) => recency.hit(mark),
             State::Frequency(frequency) => frequency.hit(mark, random),
-            State::Fifo(fifo) => fifo.hit(mark),
+            State::Fifo(fifo) => fifo.hit(mark, hash),
         }
     }
 
@@ -284,7 +285,7 @@ impl Marks {
             State::Empty => 0,
             State::Recency(_) => size_of::<Recency>(),
             State::Frequency(_) => size_of::<Frequency>(),
-            State::Fifo(fifo) => size_of::<Fifo>() + fifo.ghost_bytes(),
+            State::Fifo(fifo) => fifo.memory_bytes(),
         }
     }
 }

@@ -80,10 +80,12 @@ pub enum Trace {
     Loop,
     /// Zipf 0.99, and now and then the most popular keys are replaced.
     Shifting,
+    /// The same in smaller steps, more often.
+    Drifting,
 }
 
 /// Keys that are asked for, one after another, and how many different ones there may be.
-fn trace(kind: Trace, keys: usize, capacity: usize, requests: usize) -> (Vec<u32>, usize) {
+pub fn trace(kind: Trace, keys: usize, capacity: usize, requests: usize) -> (Vec<u32>, usize) {
     let mut random = Random::new(7);
     let mut asked = Vec::with_capacity(requests);
     let mut most = keys;
@@ -113,6 +115,13 @@ fn trace(kind: Trace, keys: usize, capacity: usize, requests: usize) -> (Vec<u32
             // Twenty times the first fiftieth of all ranks go to other keys at once.
             asked.extend((0..requests).map(|at| {
                 let shift = at / (requests / 20).max(1) * (keys / 50);
+                ((zipf.next(&mut random) + shift) % keys) as u32
+            }));
+        }
+        Trace::Drifting => {
+            let zipf = Zipf::new(keys, 0.99);
+            asked.extend((0..requests).map(|at| {
+                let shift = at / (keys / 20) * (keys / 100);
                 ((zipf.next(&mut random) + shift) % keys) as u32
             }));
         }
@@ -192,7 +201,7 @@ impl Hand {
 
     pub fn get(&mut self, key: u32) -> bool {
         let Some(slot) = self.slots.get_mut(self.places[key as usize] as usize) else { return false };
-        slot.1 = self.marks.hit(slot.1, || self.random.next());
+        slot.1 = self.marks.hit(slot.1, Self::hash(key), || self.random.next());
         true
     }
 
@@ -391,7 +400,8 @@ fn run_s3fifo(asked: &[u32], keys: usize, capacity: usize) -> f64 {
     score.percent()
 }
 
-const TRACES: [Trace; 5] = [Trace::Zipf(70), Trace::Zipf(99), Trace::Scans, Trace::Loop, Trace::Shifting];
+const TRACES: [Trace; 6] =
+    [Trace::Zipf(70), Trace::Zipf(99), Trace::Scans, Trace::Loop, Trace::Shifting, Trace::Drifting];
 
 /// The promises, at a size that a debug build can run. Where the most popular keys are replaced all at once, and a
 /// large part of all keys fits, S3-FIFO comes after LRU by some points: half of the cache's contents is worthless at

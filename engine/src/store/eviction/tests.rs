@@ -205,7 +205,7 @@ fn counters_grow_with_the_logarithm_and_decay_by_the_minute() {
 fn adopted_keys_are_older_than_those_touched_since() {
     let mut marks = Marks::new(Policy::AllKeysLru, LfuSettings::default());
     let adopted: Vec<u8> = (0..1000).map(|_| marks.adopt(Millis(5000))).collect();
-    let touched = marks.hit(adopted[7], || 0);
+    let touched = marks.hit(adopted[7], 1, || 0);
     let new = marks.insert(1, Millis(5000));
     let later = marks.adopt(Millis(5000));
     for old in [adopted[0], adopted[999], later] {
