@@ -10,7 +10,19 @@
 //! keys, which sends on what was read once, and a main queue in which reads count for one more round only, do much like
 //! LRU there, or better; and otherwise worse than S3-FIFO. Which of these two shapes has more hits of late, caches in
 //! [`super::miniature`] find out, that are asked for a sample of all keys; it is taken on from one eviction to the next,
-//! as only what the queues' ends do depends on it. DOCTABLE
+//! as only what the queues' ends do depends on it. Hit
+//! ratio in percent with 10,000 of 1,000,000 keys in the simulation:
+//!
+//! | | LRU | S3-FIFO | with this |
+//! | --- | --- | --- | --- |
+//! | Zipf 0.99 | 56.7 | 64.8 | 64.8 |
+//! | the same, its 20,000 first keys replaced 20 times | 55.5 | 53.8 | 56.0 |
+//! | its 10,000 first keys replaced every 50,000 requests | 54.5 | 50.5 | 54.7 |
+//! | round and round over 11,000 keys | 0 | 66.7 | 67.7 |
+//!
+//! With 100,000 keys the wide shape is 0.3 to 0.4 points below LRU in the second and third line. To compare how often keys
+//! evicted from either queue come back, and to empty the main queue when those from there come back less, wins half as
+//! much and loses nearly all hits in the last line.
 //!
 //! ```text
 //! mark   7 6   | 5 ....... 0
@@ -33,6 +45,10 @@ const SMALL: usize = 0;
 const MAIN: usize = 1;
 /// When this part of all keys was sent on without a victim, reads count for one more round only.
 const FRUITLESS_PER_TOTAL: u32 = 16;
+/// When the hand has passed over so many keys of the other queue's tail since the last victim, that one has a turn too, as
+/// long as the small queue is within this part of all keys of its size. Takes half to nine tenths of the hand's way.
+const PASSED_MAX: u32 = 8;
+const NEAR_PER_TOTAL: u32 = 20;
 /// A level takes this part of all keys, by queue; in all they take three quarters of the ids.
 const LEVELS_PER_TOTAL: [u32; 2] = [80, 40];
 const LEVELS_PER_TOTAL_WIDE: [u32; 2] = [40, 40];
@@ -51,6 +67,8 @@ pub struct Fifo {
     inserted: u32,
     /// Keys sent on since the last one was evicted.
     fruitless: u32,
+    /// Keys in the tail of the queue whose turn it is not, passed over since the last one was evicted.
+    passed: u32,
     ghost: Ghost,
     /// The place in [`SHAPES`] of how the queues are run now.
     shape: Cell<usize>,
@@ -72,6 +90,7 @@ impl Fifo {
             tail_budget: [0; 2],
             inserted: u32::MAX,
             fruitless: 0,
+            passed: 0,
             ghost: Ghost::default(),
             shape: Cell::new(0),
             miniatures: RefCell::default(),
@@ -185,7 +204,11 @@ impl Fifo {
         let (small, total) = (self.small(), self.levels.total());
         let shape = self.shape();
         let turn = if small == 0 || small < shape.small(total) { MAIN } else { SMALL };
-        if queue != turn || !self.levels.in_tail(queue, id) {
+        let in_tail = self.levels.in_tail(queue, id);
+        // Keys that the hand sent on lie together in the table, and the tail of the queue whose turn it is may be far away.
+        self.passed += (in_tail && queue != turn) as u32;
+        let far = self.passed > PASSED_MAX && small.abs_diff(shape.small(total)) < total / NEAR_PER_TOTAL;
+        if queue != turn && !far || !in_tail {
             return match self.tidy(mark) {
                 tidy if tidy == mark => Judgement::Keep,
                 tidy => Judgement::Remark(tidy),
@@ -219,6 +242,7 @@ impl Fifo {
             *self.miniatures.get_mut() = Some(Box::new(miniatures));
         }
         self.inserted = 0;
+        self.passed = 0;
         self.fruitless = 0;
         self.remove(mark);
         self.taken(queue);
@@ -260,6 +284,11 @@ impl Fifo {
     pub fn memory_bytes(&self) -> usize {
         let miniatures = self.miniatures.borrow().as_ref().map_or(0, |miniatures| miniatures.memory_bytes());
         size_of::<Self>() + self.ghost.memory_bytes() + miniatures
+    }
+
+    #[cfg(test)]
+    pub fn is_wide(&self) -> bool {
+        self.shape.get() == WIDE
     }
 
     #[cfg(test)]

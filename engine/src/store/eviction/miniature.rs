@@ -159,7 +159,8 @@ impl Miniature {
     fn evict(&mut self, shape: &Shape, keys: u32) {
         let from_small = self.main.is_empty() || self.small.len() > shape.small(keys) as usize;
         let queue = if from_small { &mut self.small } else { &mut self.main };
-        let victim = queue.pop_front().expect("one of the queues has a key, and if the main queue has none the small one");
+        let victim =
+            queue.pop_front().expect("one of the queues has a key, and if the main queue has none the small one");
         let reads = self.reads.get_mut(&victim).expect("it was in a queue");
         let stays = if from_small { *reads >= shape.promoted_at } else { *reads > 0 };
         if stays {

@@ -10,7 +10,7 @@
 //! | --- | --- | --- |
 //! | [`recency`] | level of the last touch | the oldest levels |
 //! | [`frequency`] | logarithmic counter of accesses | the lowest counters |
-//! | [`fifo`] | level in one of two queues, reads | the end of the queue whose turn it is |
+//! | [`fifo`] | level in one of two queues, reads | the end of the queue whose turn it is, see [`miniature`] too |
 //!
 //! A table calls, for each key: [`Marks::insert`] when it comes, [`Marks::hit`] when it is touched, [`Marks::remove`]
 //! when it is deleted or has expired, and nothing when its value changes. To evict: [`Marks::aim`], then the hand goes on

@@ -80,7 +80,7 @@ pub enum Trace {
     Loop,
     /// Zipf 0.99, and now and then the most popular keys are replaced.
     Shifting,
-    /// The same in smaller steps, more often.
+    /// The same in smaller steps, more often: a hundredth of all keys after a twentieth as many requests as there are keys.
     Drifting,
 }
 
@@ -403,9 +403,8 @@ fn run_s3fifo(asked: &[u32], keys: usize, capacity: usize) -> f64 {
 const TRACES: [Trace; 6] =
     [Trace::Zipf(70), Trace::Zipf(99), Trace::Scans, Trace::Loop, Trace::Shifting, Trace::Drifting];
 
-/// The promises, at a size that a debug build can run. Where the most popular keys are replaced all at once, and a
-/// large part of all keys fits, S3-FIFO comes after LRU by some points: half of the cache's contents is worthless at
-/// once, and stays for as long as it takes to see that.
+/// The promises, at a size that a debug build can run: S3-FIFO is above LRU, and no more than a point below where the most
+/// popular keys are replaced all at once.
 #[test]
 fn hit_ratios_are_those_promised() {
     const KEYS: usize = 10_000;
@@ -418,9 +417,10 @@ fn hit_ratios_are_those_promised() {
                 let our_s3fifo = run_hand(Policy::AllKeysS3Fifo, &asked, most, capacity, removes);
                 let name = format!("{kind:?} {capacity} {removes}: {lru:.2} {our_lru:?} {our_s3fifo:?}");
                 assert!((our_lru.hit_ratio - lru).abs() < 0.5, "{name}");
-                assert!(our_s3fifo.hit_ratio >= lru - if kind == Trace::Shifting { 3.0 } else { 0.0 }, "{name}");
-                assert!(our_lru.slots_per_eviction < 100.0 && our_s3fifo.slots_per_eviction < 400.0, "{name}");
-                if !removes && kind != Trace::Loop {
+                let shifts = matches!(kind, Trace::Shifting | Trace::Drifting);
+                assert!(our_s3fifo.hit_ratio >= lru - if shifts { 1.0 } else { 0.0 }, "{name}");
+                assert!(our_lru.slots_per_eviction < 100.0 && our_s3fifo.slots_per_eviction < 100.0, "{name}");
+                if !removes {
                     let s3fifo = run_s3fifo(&asked, most, capacity);
                     assert!(our_s3fifo.hit_ratio > s3fifo - 1.0, "{name} {s3fifo:.2}");
                 }
