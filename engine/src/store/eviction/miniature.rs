@@ -46,7 +46,7 @@ impl Shape {
 
 /// As published, and [`WIDE`] for popularity that shifts. In a model with exact queues a third one of 30 % wins a point where
 /// a tenth of all keys fit and some are scanned, and where a thousandth fit and popularity shifts; it loses 0.2 points at
-/// most elsewhere, and costs half as much again.
+/// most elsewhere but in a loop, and costs half as much again.
 pub const SHAPES: [Shape; 2] = [
     Shape { small_percent: 10, promoted_at: 2, forgets: false },
     Shape { small_percent: 75, promoted_at: 1, forgets: true },
