@@ -57,6 +57,9 @@ pub const EXPIRE_SLICES_PER_TICK: usize = 512;
 /// Buckets of the table that one slice of eviction looks at, and samples that it takes where there is no order of all keys.
 pub const EVICT_SLICE_BUCKETS: usize = 256;
 pub const EVICT_SLICE_SAMPLES: usize = 4;
+/// Keys of one miniature cache of `allkeys-s3fifo`, give or take a half, and bytes of all of one database of a shard.
+pub const MINIATURE_KEYS: u32 = 512;
+pub const MINIATURES_BYTES_MAX: usize = 128 << 10;
 /// Buckets whose marks one slice tidies, and segments whose marks it gives anew when the policy has changed.
 pub const TIDY_SLICE_BUCKETS: usize = 1024;
 pub const RENEW_SLICE_SEGMENTS: usize = 8;

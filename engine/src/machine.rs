@@ -46,6 +46,8 @@ pub struct MachineFacts {
     pub rss_bytes: u64,
     /// The most that all shards together ever published as used, bytes.
     pub used_peak_bytes: u64,
+    /// What of `maxmemory` is held back because the process is too large, bytes.
+    pub held_back_bytes: u64,
     /// Memory of the host, bytes.
     pub system_memory_bytes: u64,
     /// CPU time of the whole process, microseconds.

@@ -168,7 +168,7 @@ fn only_keys_with_an_expiry_time_are_evicted_if_so_it_is_said() {
 fn a_big_value_is_let_in_and_its_room_is_made_afterwards() {
     let mut cache = Cache::new(2, "16mb", "allkeys-random");
     cache.fill(0, 16 * MIB);
-    let big = "b".repeat(4 << 20);
+    let big = "b".repeat(12 << 20);
     let set = encode(&["SET", &format!("{}big", TAG_OF[0]), &big]);
     cache.shards.feed(cache.client, &set);
     cache.shards.machine.now.0 += 7;
@@ -407,7 +407,7 @@ fn a_process_that_is_too_large_gets_less_of_the_budget() {
     assert!(cache.used() > less + 30 * MIB);
 }
 
-/// (review) Everything here may be evicted, so nothing may be refused: small keys make room more slowly than large values take it,
+/// Everything here may be evicted, so nothing may be refused: small keys make room more slowly than large values take it,
 /// and `make_room` then says OOM although `evict_to` would have found more.
 #[test]
 fn large_values_after_small_keys_are_not_refused() {

@@ -109,6 +109,7 @@ impl Machine for HostMachine {
             run_id: self.identity.run_id.clone(),
             rss_bytes: resident_pages(&statm).unwrap_or(0) * rustix::param::page_size() as u64,
             used_peak_bytes: self.census.used_peak(),
+            held_back_bytes: self.census.held_back(),
             system_memory_bytes: memory.totalram as u64 * memory.mem_unit.max(1) as u64,
             cpu_user_us: user * tick_us,
             cpu_system_us: system * tick_us,

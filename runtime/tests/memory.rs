@@ -95,7 +95,7 @@ fn set_all(connection: &mut Connection, prefix: &str, keys: usize, len: usize, a
     refused
 }
 
-/// (review) The reaper is of the lowest priority, and what waits for it may be 1 GiB a shard whatever `maxmemory` is; that
+/// The reaper is of the lowest priority, and what waits for it may be 1 GiB a shard whatever `maxmemory` is; that
 /// is resident, so the budget is held back, more is evicted, and more waits.
 #[test]
 fn values_that_wait_to_be_dropped_are_bounded_by_maxmemory() {
@@ -129,7 +129,7 @@ fn values_that_wait_to_be_dropped_are_bounded_by_maxmemory() {
     assert!(least > BUDGET / MIB / 2, "only {least} MiB of 100 were used");
 }
 
-/// (review) Redis never refuses a write while something may be evicted.
+/// Redis never refuses a write while something may be evicted.
 #[test]
 fn large_values_after_small_ones_are_not_refused_while_keys_may_be_evicted() {
     let server = Server::start_sharded(2, &["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);

@@ -82,6 +82,7 @@ impl Machine for SimMachine {
             os: "simulated".to_owned(),
             process_id: 1,
             used_peak_bytes: self.used_peak,
+            held_back_bytes: self.held_back,
             ..MachineFacts::default()
         }
     }

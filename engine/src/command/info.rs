@@ -151,6 +151,7 @@ fn memory(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
         "maxmemory": config.maxmemory,
         "maxmemory_human": human(config.maxmemory),
         "maxmemory_policy": config.maxmemory_policy.name(),
+        "maxmemory_held_back": source.facts.held_back_bytes,
         "allocator_frag_ratio": ratio(figures.slack_ratio()),
         "allocator_frag_bytes": active - used,
         "allocator_rss_ratio": ratio(1.0),

@@ -282,6 +282,16 @@ pub(super) fn diagnosis(source: &Source<'_>) -> String {
             human(maxmemory)
         ));
     }
+    let held_back = source.facts.held_back_bytes;
+    if maxmemory > 0 && held_back > maxmemory / 20 {
+        lines.push(format!(
+            "{} of maxmemory are held back, because {} are resident where {} are used: what was deleted or replaced and is \
+             not freed yet, or values whose sizes change. It is given back as the process becomes smaller.",
+            human(held_back),
+            human(rss),
+            human(used)
+        ));
+    }
     let expiring: u64 = source.stats.databases.iter().map(|database| database.expiring).sum();
     if maxmemory > 0 && policy.volatile_only() && expiring == 0 && used >= maxmemory / 2 {
         lines.push(format!(

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! *Debt*: a write that is let in before enough was evicted leaves the shard with more than it has leased, by what it
-//! brought and no more. It is worked off in the following turns and by each write.
+//! brought and no more. It is worked off in the following turns and by each write. When writes have run up more of it than
+//! the overdraft, as large values do that replace many small ones, the shard reads no further requests until it is paid.
 //!
 //! *Fairness*: who finds the pool empty below its fair share, `maxmemory` / shards, may overdraw it a little. While the
 //! pool is overdrawn the shards above their share give back what they do not use, and evict to give back more; with a
@@ -44,6 +45,9 @@ pub(super) struct Budget {
     lease: u64,
     /// Evicting in the next turn will help.
     in_debt: bool,
+    /// What writes brought beyond the lease that is not worked off yet, bytes, and from where on it is too much.
+    owed: u64,
+    owed_max: u64,
     /// Since when more is used than leased.
     exceeded_since: Option<Millis>,
     /// Bytes of this shard's client buffers, now and when everything was last looked at.
@@ -62,6 +66,8 @@ impl Budget {
             brought: 0,
             lease: 0,
             in_debt: false,
+            owed: 0,
+            owed_max: u64::MAX,
             exceeded_since: None,
             buffer_bytes: 0,
             buffer_bytes_seen: 0,
@@ -82,6 +88,12 @@ impl Budget {
     /// Whether evicting goes on without any event.
     pub fn has_work(&self) -> bool {
         self.in_debt
+    }
+
+    /// Whether nothing further is to be read before some of the debt is paid.
+    #[inline(always)]
+    pub fn owes_too_much(&self) -> bool {
+        self.owed > self.owed_max
     }
 
     pub fn lease(&self) -> u64 {
@@ -153,6 +165,9 @@ impl Core {
         if used > self.budget.lease && !evictable {
             self.budget.set_headroom(self.budget.lease as i64 - used as i64);
             return self.refuse(call);
+        }
+        if used + brought > self.budget.lease {
+            self.budget.owed = (self.budget.owed + brought).saturating_sub(before.saturating_sub(used));
         }
         self.budget.headroom = self.budget.lease as i64 - used as i64 - brought as i64;
         if call.command.gate().flags & flag::GROWS != 0 {
@@ -234,7 +249,7 @@ impl Core {
         if self.id == ShardId(0) && machine.held_back() > 0 {
             machine.hold_back(0);
         }
-        self.budget.in_debt = false;
+        (self.budget.in_debt, self.budget.owed) = (false, 0);
         // Where a database has hardly any addresses left each write looks, and is refused.
         self.budget.bounded = self.lacks_room();
         self.budget.set_headroom(0);
@@ -263,6 +278,7 @@ impl Core {
         let lease = self.budget.lease;
         let owed = machine.leased().saturating_sub(limit).min(lease.saturating_sub(self.fair_share()));
         let target = lease - owed;
+        let before = used;
         let (used, evictable) = self.evict_to(target, used, limits::EVICT_SLICES, now);
         let unused = lease.saturating_sub(used);
         let given = match tick {
@@ -276,6 +292,9 @@ impl Core {
             self.budget.lease -= given;
         }
         self.budget.in_debt = evictable && used > target;
+        self.budget.owed =
+            if self.budget.in_debt { self.budget.owed.saturating_sub(before.saturating_sub(used)) } else { 0 };
+        self.budget.owed_max = self.overdraft_bytes();
         self.budget.set_headroom(self.budget.lease.min(target) as i64 - used as i64);
         self.note_exceeded(used > self.budget.lease, now);
     }
@@ -333,7 +352,9 @@ impl Shard {
         let rebuffered = budget.buffer_bytes.abs_diff(budget.buffer_bytes_seen) > limits::LEASE_BYTES_MIN;
         if budget.bounded && (tick.is_some() || budget.in_debt || rebuffered || budget.headroom != budget.headroom_seen)
         {
+            let waited = core.budget.owes_too_much();
             core.balance(machine, now, tick);
+            self.recheck |= waited && !core.budget.owes_too_much();
         }
         if tick.is_some() {
             machine.publish_used(core.id, core.used_bytes());
@@ -344,7 +365,7 @@ impl Shard {
     pub(super) fn budget_needs_timer(&self) -> bool {
         let core = &self.core;
         let (maxmemory, lease) = (core.config.maxmemory, core.budget.lease);
-        if core.id == ShardId(0) && core.budget.limit < maxmemory {
+        if core.budget.limit < maxmemory {
             return true;
         }
         if maxmemory == 0 || lease == 0 {

@@ -117,7 +117,9 @@ impl Shard {
         let idle = inputs.is_empty() && self.incoming.is_empty();
         self.core.stats.counters.torc_turns += !idle as u64;
 
-        self.read_frames(&mut context, &mut batch);
+        if !self.core.budget.owes_too_much() {
+            self.read_frames(&mut context, &mut batch);
+        }
         self.continue_scans(&mut batch);
         self.resume_stalled(&mut context, &mut batch);
         for (index, input) in inputs.iter().enumerate() {
@@ -296,7 +298,8 @@ impl Shard {
         position: &mut usize,
     ) -> Pause {
         let Some(session) = self.sessions.get_mut(id) else { return Pause::Ended };
-        if session.closing || self.stopping || self.waiters.len() >= limits::WAITERS_MAX {
+        let waits = self.waiters.len() >= limits::WAITERS_MAX || self.core.budget.owes_too_much();
+        if session.closing || self.stopping || waits {
             return if session.closing || self.stopping { Pause::Ended } else { Pause::Stall };
         }
         let limits = super::request_limits(&self.core.config, session.client.authenticated);

@@ -62,12 +62,12 @@ impl Found {
 }
 
 impl Keyspace {
-    /// Notes that a key is used.
+    /// Notes that the key of this hash is used.
     #[inline(always)]
-    pub(super) fn touch(&self, place: Place, random: impl FnOnce() -> u64) {
+    pub(super) fn touch(&self, place: Place, hash: u64, random: impl FnOnce() -> u64) {
         if self.table.is_renewed(place) {
             let mark = self.table.mark(place);
-            let new = self.marks.hit(mark.get(), random);
+            let new = self.marks.hit(mark.get(), hash, random);
             if new != mark.get() {
                 mark.set(new);
             }

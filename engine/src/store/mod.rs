@@ -255,7 +255,7 @@ impl Store {
         };
         self.hits.set(self.hits.get() + 1);
         let keyspace = &self.keyspaces[key.db as usize];
-        keyspace.touch(place, || self.next_random());
+        keyspace.touch(place, key.hash, || self.next_random());
         Some(keyspace.table.entry(place))
     }
 
@@ -309,7 +309,7 @@ impl Store {
     }
 
     fn touch(&self, key: Key<'_>, place: Place) {
-        self.keyspaces[key.db as usize].touch(place, || self.next_random());
+        self.keyspaces[key.db as usize].touch(place, key.hash, || self.next_random());
     }
 
     /// The place of a key for a writer: an expired entry is removed first.

@@ -71,7 +71,7 @@ impl Space {
 
     /// Asks for [`HUGE_BYTES`] to be filled, from here on. Whoever gets the first half does it, or drops it.
     pub fn ahead(&self, from: usize) -> (Ahead, Arc<Filling>) {
-        let filling = Arc::new(Filling(AtomicU8::new(UNDER_WAY)));
+        let filling = Arc::new(Filling(AtomicU8::new(ASKED)));
         (Ahead { memory: self.memory.clone(), offset: self.offset(from), filling: filling.clone() }, filling)
     }
 
@@ -101,9 +101,10 @@ pub struct Ahead {
     filling: Arc<Filling>,
 }
 
-const UNDER_WAY: u8 = 0;
-const FILLED: u8 = 1;
-const LEFT: u8 = 2;
+const ASKED: u8 = 0;
+const BEGUN: u8 = 1;
+const FILLED: u8 = 2;
+const LEFT: u8 = 3;
 
 /// What became of an [`Ahead`].
 pub struct Filling(AtomicU8);
@@ -111,7 +112,12 @@ pub struct Filling(AtomicU8);
 impl Filling {
     /// Whether nobody is at it any more.
     pub fn is_over(&self) -> bool {
-        self.0.load(Ordering::Acquire) != UNDER_WAY
+        self.0.load(Ordering::Acquire) >= FILLED
+    }
+
+    /// Takes the wish back, if nobody has begun.
+    pub fn cancel(&self) {
+        let _ = self.0.compare_exchange(ASKED, LEFT, Ordering::Release, Ordering::Relaxed);
     }
 
     /// Whether the range has its memory.
@@ -126,6 +132,9 @@ impl Ahead {
         #[cfg(target_os = "linux")]
         {
             use memmap2::Advice;
+            if self.filling.0.compare_exchange(ASKED, BEGUN, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                return;
+            }
             // Where there are no huge pages, small ones do as well.
             let _ = self.memory.advise_range(Advice::HugePage, self.offset, HUGE_BYTES);
             let filled = self.memory.advise_range(Advice::PopulateWrite, self.offset, HUGE_BYTES).is_ok();
@@ -136,7 +145,7 @@ impl Ahead {
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        let _ = self.filling.0.compare_exchange(UNDER_WAY, LEFT, Ordering::Release, Ordering::Relaxed);
+        self.filling.cancel();
     }
 }
 
@@ -144,6 +153,8 @@ impl Drop for Ahead {
 pub struct Grown<T: Copy> {
     /// The next run, to be filled by whoever polls it.
     ahead: Option<Ahead>,
+    /// Where the runs begin that were asked for and may not be filled yet.
+    fillings: Vec<(usize, Arc<Filling>)>,
     /// Reserved with the first element.
     space: Option<Space>,
     first: NonNull<T>,
@@ -161,7 +172,15 @@ impl<T: Copy> Grown<T> {
     /// An empty list that may grow to so many bytes, a power of two.
     pub const fn new(bytes_max: usize) -> Grown<T> {
         assert!(bytes_max.is_power_of_two() && bytes_max >= HUGE_BYTES && HUGE_BYTES.is_multiple_of(align_of::<T>()));
-        Grown { ahead: None, space: None, first: NonNull::dangling(), len: 0, asked_bytes: 0, bytes_max }
+        Grown {
+            ahead: None,
+            fillings: Vec::new(),
+            space: None,
+            first: NonNull::dangling(),
+            len: 0,
+            asked_bytes: 0,
+            bytes_max,
+        }
     }
 
     /// Adds an element.
@@ -183,15 +202,38 @@ impl<T: Copy> Grown<T> {
         let (run, next) =
             (before / HUGE_BYTES, end / HUGE_BYTES + (before / HUGE_BYTES + AHEAD_PART * 3 / 4) / AHEAD_PART);
         if run != end / HUGE_BYTES && (next + 1) * HUGE_BYTES <= space.bytes() {
-            self.ahead = Some(space.ahead(next * HUGE_BYTES).0);
+            let (ahead, filling) = space.ahead(next * HUGE_BYTES);
+            self.ahead = Some(ahead);
+            self.fillings.retain(|(_, filling)| !filling.is_over());
+            self.fillings.push((next * HUGE_BYTES, filling));
             self.asked_bytes = self.asked_bytes.max((next + 1) * HUGE_BYTES);
         }
         self.len += 1;
     }
 
-    /// What would be good to have filled soon.
+    /// What would be good to have filled soon. Gives back what was being filled when the list became shorter.
+    #[inline]
     pub fn take_ahead(&mut self) -> Option<Ahead> {
+        if !self.fillings.is_empty() {
+            self.give_back_late();
+        }
         self.ahead.take()
+    }
+
+    #[cold]
+    fn give_back_late(&mut self) {
+        let Some(space) = &self.space else { return };
+        let end = self.len * size_of::<T>();
+        // The list asks for no run behind this one.
+        let farthest = (end + 2 * HUGE_BYTES + end / AHEAD_PART).next_multiple_of(HUGE_BYTES);
+        self.fillings.retain(|(from, filling)| {
+            let (over, late) = (filling.is_over(), filling.is_filled() && *from > farthest);
+            if late {
+                // SAFETY: it is behind the last element.
+                unsafe { space.give_back(*from, HUGE_BYTES) };
+            }
+            !over
+        });
     }
 
     /// Takes the last element off; memory is given back in runs, [`BACK_RUNS`] at most.
@@ -209,8 +251,9 @@ impl<T: Copy> Grown<T> {
                 let first = from.max(end - BACK_RUNS * HUGE_BYTES);
                 // SAFETY: it is behind the last element.
                 unsafe { space.give_back(first, end - first) };
-                // What is asked for and nobody has taken yet would lie there.
+                // What is asked for and nobody has begun with would lie there.
                 self.ahead = None;
+                self.fillings.iter().filter(|(at, _)| *at >= first).for_each(|(_, filling)| filling.cancel());
                 self.asked_bytes = first;
             }
         }
@@ -228,6 +271,7 @@ impl<T: Copy> Grown<T> {
         }
         if self.len == 0 {
             self.ahead = None;
+            self.fillings.clear();
             self.asked_bytes = 0;
             self.space = None;
             self.first = NonNull::dangling();
@@ -370,6 +414,7 @@ mod tests {
         walk(|number| [number | 1; 1024]);
         walk(|number| number | 1);
     }
+
     /// Bytes of a space that have memory.
     fn resident_bytes(space: &Space) -> usize {
         let pages = space.bytes() / 4096;
@@ -413,8 +458,18 @@ mod tests {
         while list.len() > 1 {
             list.pop();
         }
-        // The thread comes to it only now.
+        // The thread comes to most of it only now, and has begun with one.
+        let (from, filling) = list.fillings.last().expect("one was asked for").clone();
         late.into_iter().for_each(Ahead::fill);
+        assert!(!filling.is_filled());
+        filling.0.store(ASKED, Ordering::Release);
+        Ahead {
+            memory: list.space.as_ref().unwrap().memory.clone(),
+            offset: list.space.as_ref().unwrap().offset(from),
+            filling: filling.clone(),
+        }
+        .fill();
+        assert!(filling.is_filled() && list.take_ahead().is_none());
         let left = resident_bytes(list.space.as_ref().unwrap());
         assert!(left <= 2 * HUGE_BYTES, "{} MiB resident for one element", left >> 20);
     }

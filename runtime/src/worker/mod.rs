@@ -23,6 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use socket2::Socket;
 use torc_engine::id::{Millis, SessionId, ShardId};
+use torc_engine::machine::Machine;
 use torc_engine::shard::{Close, Event, Input, Shard};
 
 use crate::limits::*;
@@ -30,7 +31,7 @@ use crate::machine::HostMachine;
 use crate::mesh::{Parcel, Port};
 use crate::prefault::Filler;
 use crate::reaper::Chute;
-use crate::ring::{BufferId, Completion, Errno, Key, Received, Ring};
+use crate::ring::{BufferId, Completion, Errno, Key, Received, Ring, collect_free};
 use accept::Listener;
 use connection::{Connections, Receive, key, send};
 
@@ -82,6 +83,8 @@ pub struct Worker {
     connections: Connections,
     /// The wall clock, read once per turn.
     now: Millis,
+    /// When this thread's memory is looked through next.
+    collect_own_at: Millis,
 
     // What a turn collects; empty between turns, kept for their allocations.
     inputs: Vec<Input>,
@@ -120,6 +123,7 @@ impl Worker {
             listeners,
             connections: Connections::default(),
             now: wall_clock(),
+            collect_own_at: Millis(0),
             inputs: Vec::new(),
             held: Vec::new(),
             ended: Vec::new(),
@@ -166,10 +170,23 @@ impl Worker {
             if let Some(filler) = filler {
                 filler.serve(shard);
             }
+            self.collect_own_free();
             if self.is_done() {
                 return Ok(());
             }
             self.rest()?;
+        }
+    }
+
+    /// While the process is too large, gives back what others have freed of this thread's memory. It takes a while where
+    /// there is much, and otherwise the allocator comes to it when this thread asks for such memory again.
+    #[inline]
+    fn collect_own_free(&mut self) {
+        if self.now.0 >= self.collect_own_at.0 {
+            self.collect_own_at = Millis(self.now.0 + COLLECT_INTERVAL.as_millis() as u64);
+            if self.parts.machine.held_back() > 0 {
+                collect_free();
+            }
         }
     }
 

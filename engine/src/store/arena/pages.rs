@@ -120,6 +120,11 @@ impl Pages {
                 self.warm.extend(pages.map(|page| page as u32));
                 self.empty_runs.insert(run as u32);
             } else {
+                // Some of it may have memory all the same.
+                if let Some(space) = &self.space {
+                    // SAFETY: its pages were in no list, so nobody has one.
+                    unsafe { space.give_back(run * HUGE_BYTES, HUGE_BYTES) };
+                }
                 self.cold.extend(pages.map(|page| page as u32));
             }
         }

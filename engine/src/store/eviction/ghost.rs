@@ -1,21 +1,18 @@
-//! Keys that were evicted lately: a fingerprint of two bytes each, with the queue it was evicted from; the oldest are
-//! forgotten first.
+//! Keys that were evicted lately: a fingerprint of two bytes each; the oldest are forgotten first.
 //!
 //! ```text
-//! hash * odd   63 ........ 32 | ...... | 15 .... 1
-//!              bucket         |        | fingerprint, never 0; the queue, 0 or 1, is below it
+//! hash * odd   63 ........ 32 | ...... | 15 .... 0
+//!              bucket         |        | fingerprint, never 0
 //! bucket       32 fingerprints, newest first: 64 bytes, so a look-up or a change touches one cache line or two
 //! ```
 //!
 //! Each bucket forgets for itself, so how long a key is remembered differs by a fifth or so from bucket to bucket. A key
-//! that was never seen is taken for a ghost once in 1000 times.
+//! that was never seen is taken for a ghost once in 2000 times.
 //!
 //! Fingerprints cannot move to a table of another size. When the number of keys has changed much, a table of the right
 //! size takes over, and the one before answers too until the new one has seen as many keys as it holds.
 
 const BUCKET: usize = 32;
-/// The bit of a fingerprint that is the queue.
-const QUEUE: u16 = 1;
 /// Keys that the smallest table remembers.
 const KEYS_MIN: usize = 4 * BUCKET;
 
@@ -33,8 +30,8 @@ struct Table {
 }
 
 impl Ghost {
-    /// Remembers a key that was evicted from queue 0 or 1; about `keys` are to be remembered in all.
-    pub fn insert(&mut self, hash: u64, queue: usize, keys: usize) {
+    /// Remembers a key that was evicted; about `keys` are to be remembered in all.
+    pub fn insert(&mut self, hash: u64, keys: usize) {
         let keys = keys.max(KEYS_MIN);
         let held = self.table.fingerprints.len();
         if held < keys - keys / 4 || held > keys + keys / 2 {
@@ -47,12 +44,12 @@ impl Ghost {
                 self.before = Table::default();
             }
         }
-        self.table.insert(hash, queue);
+        self.table.insert(hash);
     }
 
-    /// The queue of a key, if it is remembered; it is forgotten by that.
-    pub fn take(&mut self, hash: u64) -> Option<usize> {
-        self.table.take(hash).or_else(|| self.before.take(hash))
+    /// Whether a key is remembered; it is forgotten by that.
+    pub fn take(&mut self, hash: u64) -> bool {
+        self.table.take(hash) || self.before.take(hash)
     }
 
     pub fn memory_bytes(&self) -> usize {
@@ -69,25 +66,24 @@ impl Table {
         let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let buckets = self.fingerprints.len() / BUCKET;
         let bucket = (((mixed >> 32) as u128 * buckets as u128) >> 32) as usize;
-        (&mut self.fingerprints[bucket * BUCKET..][..BUCKET], (mixed as u16 & !QUEUE).max(QUEUE + 1))
+        (&mut self.fingerprints[bucket * BUCKET..][..BUCKET], (mixed as u16).max(1))
     }
 
-    fn insert(&mut self, hash: u64, queue: usize) {
+    fn insert(&mut self, hash: u64) {
         let (bucket, fingerprint) = self.place(hash);
         bucket.copy_within(..BUCKET - 1, 1);
-        bucket[0] = fingerprint | queue as u16;
+        bucket[0] = fingerprint;
     }
 
-    fn take(&mut self, hash: u64) -> Option<usize> {
+    fn take(&mut self, hash: u64) -> bool {
         if self.fingerprints.is_empty() {
-            return None;
+            return false;
         }
         let (bucket, fingerprint) = self.place(hash);
-        let at = bucket.iter().position(|&other| other & !QUEUE == fingerprint)?;
-        let queue = bucket[at] & QUEUE;
+        let Some(at) = bucket.iter().position(|&other| other == fingerprint) else { return false };
         bucket.copy_within(at + 1.., at);
         bucket[BUCKET - 1] = 0;
-        Some(queue as usize)
+        true
     }
 }
 
@@ -104,16 +100,15 @@ mod tests {
         for keys in [200, 10_000] {
             let mut ghost = Ghost::default();
             for key in 0..10 * keys {
-                ghost.insert(hash(key), key as usize % 2, keys as usize);
+                ghost.insert(hash(key), keys as usize);
             }
             assert!(ghost.memory_bytes() <= (keys as usize + BUCKET) * 2);
-            let is_right = |key: &u64| ghost.take(hash(*key)) == Some(*key as usize % 2);
-            let lately = (9 * keys + keys / 2..10 * keys).filter(is_right).count() as u64;
+            let lately = (9 * keys + keys / 2..10 * keys).filter(|&key| ghost.take(hash(key))).count() as u64;
             assert!(lately > keys / 2 * 99 / 100, "{lately} of {}", keys / 2);
-            let long_ago = (0..8 * keys).filter(|&key| ghost.take(hash(key)).is_some()).count() as u64;
+            let long_ago = (0..8 * keys).filter(|&key| ghost.take(hash(key))).count() as u64;
             assert!(long_ago < keys / 50, "{long_ago}");
             assert_eq!(
-                (9 * keys + keys / 2..10 * keys).filter(|&key| ghost.take(hash(key)).is_some()).count() / 10,
+                (9 * keys + keys / 2..10 * keys).filter(|&key| ghost.take(hash(key))).count() / 10,
                 0,
                 "forgotten when taken"
             );
@@ -124,14 +119,14 @@ mod tests {
     fn a_table_of_another_size_takes_over_without_forgetting() {
         let mut ghost = Ghost::default();
         for key in 0..2000 {
-            ghost.insert(hash(key), key as usize % 2, 1000);
+            ghost.insert(hash(key), 1000);
         }
-        ghost.insert(hash(2000), 0, 4000);
-        assert!((1500..=2000).filter(|&key| ghost.take(hash(key)).is_some()).count() > 490);
+        ghost.insert(hash(2000), 4000);
+        assert!((1500..=2000).filter(|&key| ghost.take(hash(key))).count() > 490);
         for key in 3000..8000 {
-            ghost.insert(hash(key), key as usize % 2, 4000);
+            ghost.insert(hash(key), 4000);
         }
         assert!(ghost.memory_bytes() < 2 * 4100);
-        assert_eq!(ghost.take(hash(1499)), None);
+        assert!(!ghost.take(hash(1499)));
     }
 }

@@ -10,7 +10,7 @@
 //! | --- | --- | --- |
 //! | [`recency`] | level of the last touch | the oldest levels |
 //! | [`frequency`] | logarithmic counter of accesses | the lowest counters |
-//! | [`fifo`] | level in one of two queues, reads | the end of the queue whose turn it is |
+//! | [`fifo`] | level in one of two queues, reads | the end of the queue whose turn it is, see [`miniature`] too |
 //!
 //! A table calls, for each key: [`Marks::insert`] when it comes, [`Marks::hit`] when it is touched, [`Marks::remove`]
 //! when it is deleted or has expired, and nothing when its value changes. To evict: [`Marks::aim`], then the hand goes on
@@ -24,6 +24,7 @@ mod fifo;
 mod frequency;
 mod ghost;
 mod levels;
+mod miniature;
 mod policy;
 mod recency;
 #[cfg(test)]
@@ -149,12 +150,12 @@ impl Marks {
     /// The mark of a key that is touched: the same more often than not. `random` gives 64 random bits where they are
     /// needed.
     #[inline(always)]
-    pub fn hit(&self, mark: u8, random: impl FnOnce() -> u64) -> u8 {
+    pub fn hit(&self, mark: u8, hash: u64, random: impl FnOnce() -> u64) -> u8 {
         match &self.state {
             State::Empty => mark,
             State::Recency(recency) => recency.hit(mark),
             State::Frequency(frequency) => frequency.hit(mark, random),
-            State::Fifo(fifo) => fifo.hit(mark),
+            State::Fifo(fifo) => fifo.hit(mark, hash),
         }
     }
 
@@ -293,7 +294,7 @@ impl Marks {
             State::Empty => 0,
             State::Recency(_) => size_of::<Recency>(),
             State::Frequency(_) => size_of::<Frequency>(),
-            State::Fifo(fifo) => size_of::<Fifo>() + fifo.ghost_bytes(),
+            State::Fifo(fifo) => fifo.memory_bytes(),
         }
     }
 }

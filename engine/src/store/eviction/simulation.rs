@@ -80,10 +80,12 @@ pub enum Trace {
     Loop,
     /// Zipf 0.99, and now and then the most popular keys are replaced.
     Shifting,
+    /// The same in smaller steps, more often: a hundredth of all keys after a twentieth as many requests as there are keys.
+    Drifting,
 }
 
 /// Keys that are asked for, one after another, and how many different ones there may be.
-fn trace(kind: Trace, keys: usize, capacity: usize, requests: usize) -> (Vec<u32>, usize) {
+pub fn trace(kind: Trace, keys: usize, capacity: usize, requests: usize) -> (Vec<u32>, usize) {
     let mut random = Random::new(7);
     let mut asked = Vec::with_capacity(requests);
     let mut most = keys;
@@ -113,6 +115,13 @@ fn trace(kind: Trace, keys: usize, capacity: usize, requests: usize) -> (Vec<u32
             // Twenty times the first fiftieth of all ranks go to other keys at once.
             asked.extend((0..requests).map(|at| {
                 let shift = at / (requests / 20).max(1) * (keys / 50);
+                ((zipf.next(&mut random) + shift) % keys) as u32
+            }));
+        }
+        Trace::Drifting => {
+            let zipf = Zipf::new(keys, 0.99);
+            asked.extend((0..requests).map(|at| {
+                let shift = at / (keys / 20) * (keys / 100);
                 ((zipf.next(&mut random) + shift) % keys) as u32
             }));
         }
@@ -192,7 +201,7 @@ impl Hand {
 
     pub fn get(&mut self, key: u32) -> bool {
         let Some(slot) = self.slots.get_mut(self.places[key as usize] as usize) else { return false };
-        slot.1 = self.marks.hit(slot.1, || self.random.next());
+        slot.1 = self.marks.hit(slot.1, Self::hash(key), || self.random.next());
         true
     }
 
@@ -391,11 +400,11 @@ fn run_s3fifo(asked: &[u32], keys: usize, capacity: usize) -> f64 {
     score.percent()
 }
 
-const TRACES: [Trace; 5] = [Trace::Zipf(70), Trace::Zipf(99), Trace::Scans, Trace::Loop, Trace::Shifting];
+const TRACES: [Trace; 6] =
+    [Trace::Zipf(70), Trace::Zipf(99), Trace::Scans, Trace::Loop, Trace::Shifting, Trace::Drifting];
 
-/// The promises, at a size that a debug build can run. Where the most popular keys are replaced all at once, and a
-/// large part of all keys fits, S3-FIFO comes after LRU by some points: half of the cache's contents is worthless at
-/// once, and stays for as long as it takes to see that.
+/// The promises, at a size that a debug build can run: S3-FIFO is above LRU, and no more than a point below where the most
+/// popular keys are replaced all at once.
 #[test]
 fn hit_ratios_are_those_promised() {
     const KEYS: usize = 10_000;
@@ -410,9 +419,10 @@ fn hit_ratios_are_those_promised() {
                 // In a small loop any choice but the oldest is better.
                 let above_max = if kind == Trace::Loop { 100.0 } else { 0.5 };
                 assert!((-0.5..above_max).contains(&(our_lru.hit_ratio - lru)), "{name}");
-                assert!(our_s3fifo.hit_ratio >= lru - if kind == Trace::Shifting { 3.0 } else { 0.0 }, "{name}");
-                assert!(our_lru.slots_per_eviction < 100.0 && our_s3fifo.slots_per_eviction < 400.0, "{name}");
-                if !removes && kind != Trace::Loop {
+                let shifts = matches!(kind, Trace::Shifting | Trace::Drifting);
+                assert!(our_s3fifo.hit_ratio >= lru - if shifts { 1.0 } else { 0.0 }, "{name}");
+                assert!(our_lru.slots_per_eviction < 50.0 && our_s3fifo.slots_per_eviction < 100.0, "{name}");
+                if !removes {
                     let s3fifo = run_s3fifo(&asked, most, capacity);
                     assert!(our_s3fifo.hit_ratio > s3fifo - 1.0, "{name} {s3fifo:.2}");
                 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::simulation::{Hand, Random};
+use super::simulation::{Hand, Random, Trace, trace};
 use super::*;
 
 const KINDS: [Policy; 4] = [Policy::AllKeysLru, Policy::NoEviction, Policy::AllKeysLfu, Policy::AllKeysS3Fifo];
@@ -205,7 +205,7 @@ fn counters_grow_with_the_logarithm_and_decay_by_the_minute() {
 fn adopted_keys_are_older_than_those_touched_since() {
     let mut marks = Marks::new(Policy::AllKeysLru, LfuSettings::default());
     let adopted: Vec<u8> = (0..1000).map(|_| marks.adopt(Millis(5000))).collect();
-    let touched = marks.hit(adopted[7], || 0);
+    let touched = marks.hit(adopted[7], 1, || 0);
     let new = marks.insert(1, Millis(5000));
     let later = marks.adopt(Millis(5000));
     for old in [adopted[0], adopted[999], later] {
@@ -227,6 +227,32 @@ fn nothing_is_allocated_before_the_first_key_and_little_after() {
         assert!(marks.wanted().is_none());
         marks.insert(1, Millis(1));
         assert!((1..8 << 10).contains(&marks.memory_bytes()), "{policy:?}");
+    }
+}
+
+#[test]
+fn the_small_queue_is_wide_while_popularity_shifts() {
+    const CAPACITY: usize = 1000;
+    let mut hand = Hand::new(Policy::AllKeysS3Fifo, 10_000, CAPACITY);
+    let mut ask = |kind| {
+        for key in trace(kind, 10_000, CAPACITY, 60_000).0 {
+            if !hand.get(key) {
+                if hand.len == CAPACITY {
+                    hand.evict();
+                }
+                hand.insert(key);
+            }
+            hand.sweep(4);
+        }
+        check_counts(&hand);
+        let State::Fifo(fifo) = &hand.marks.state else { panic!("another kind") };
+        (fifo.is_wide(), hand.keys().filter(|slot| hand.marks.rank(slot.1) < 64).count())
+    };
+    for _ in 0..2 {
+        let (wide, small) = ask(Trace::Zipf(99));
+        assert!(!wide && (50..=150).contains(&small), "{small} keys in the small queue");
+        let (wide, small) = ask(Trace::Drifting);
+        assert!(wide && (700..=800).contains(&small), "{small} keys in the small queue");
     }
 }
 
