@@ -53,7 +53,7 @@ const NEAR_PER_TOTAL: u32 = 20;
 const LEVELS_PER_TOTAL: [u32; 2] = [80, 40];
 const LEVELS_PER_TOTAL_WIDE: [u32; 2] = [40, 40];
 /// Victims are chosen from this part of all keys, by queue.
-const TAIL_PER_TOTAL: [u32; 2] = [128, 64];
+const TAIL_PER_TOTAL: [u32; 2] = [32, 16];
 
 pub struct Fifo {
     levels: Levels<IDS, 2>,
