@@ -112,7 +112,7 @@ pub const RESIDENT_BESIDE_BYTES_PER_SHARD: u64 = 24 << 20;
 /// larger than the last part of `maxmemory` it is, if that is more.
 pub const HOLD_BACK_LOOK_PART: u64 = 512;
 pub const HOLD_BACK_PART: u64 = 32;
-pub const HOLD_BACK_LIKE_WRITES_PART: u64 = 100;
+pub const HOLD_BACK_LIKE_WRITES_PART: u64 = 128;
 /// This part of `maxmemory` is never held back.
 pub const HOLD_BACK_LEAVES_PART: u64 = 4;
 /// Smallest lease on `maxmemory` that a shard asks for while it fills, the largest part of it, and the largest part of a
