@@ -88,6 +88,8 @@ pub const DEBUG_SLEEP_S_MAX: f64 = 3600.0;
 /// What arenas may hold unused, as a part of what is used and besides, before writes that need room help to give it back.
 pub const SLACK_PART: usize = 16;
 pub const SLACK_BYTES: usize = 16 << 20;
+/// Bytes of records that wait to be written to a shard's log; past it the shard reads no requests.
+pub const LOG_PENDING_BYTES_MAX: usize = 8 << 20;
 /// Keys that one slice of KEYS looks at.
 pub const KEYS_SLICE_ENTRIES: usize = 1000;
 /// Addresses that a database of one shard has left when writes are refused (it has 128 GiB, values over 16 KiB not included).

@@ -144,6 +144,13 @@ impl Frame {
         self.body.shared.truncate(mark.shared_start);
     }
 
+    /// Takes a reply out of the frame, for it to be sent later.
+    pub(crate) fn take_reply(&mut self, mark: ReplyMark) -> ReplyBuffer {
+        let reply = self.body.split_off(mark.start + REPLY_HEAD_BYTES, mark.shared_start);
+        self.cancel_reply(mark);
+        reply
+    }
+
     /// Drops the reply altogether.
     pub(crate) fn cancel_reply(&mut self, mark: ReplyMark) {
         self.body.bytes.truncate(mark.start);

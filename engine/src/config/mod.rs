@@ -17,6 +17,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::glob;
+use crate::log::FsyncPolicy;
 use crate::store::{LfuSettings, Policy};
 
 pub mod line;
@@ -119,6 +120,11 @@ pub struct Config {
     /// Bound of all clients' buffers together, bytes; never 0.
     pub maxmemory_clients: u64,
     pub dir: String,
+    /// Changes are logged to `dir`.
+    pub append_only: bool,
+    pub fsync: FsyncPolicy,
+    /// Length of a segment of the log.
+    pub segment_bytes: u64,
     /// Who may use DEBUG.
     pub debug_command: Protection,
     /// FLUSHALL and FLUSHDB answer before the memory is freed if they do not say SYNC.
@@ -463,6 +469,9 @@ impl Default for Config {
             lfu_decay_minutes: 0,
             maxmemory_clients: 0,
             dir: String::new(),
+            append_only: true,
+            fsync: FsyncPolicy::No,
+            segment_bytes: 0,
             debug_command: Protection::No,
             lazyfree_user_flush: false,
             hz: 0,

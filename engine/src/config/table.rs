@@ -8,6 +8,7 @@ use super::{
     Change, ClientBound, Cores, Kind, LogLevel, OutputLimits, Protection, QUERY_BUFFER_BYTES_CEILING, Row, Shown,
     State, Value, Wakeup,
 };
+use crate::log::FsyncPolicy;
 use crate::store::Policy;
 
 // Bounds as Redis has them, by the C type that holds the value there.
@@ -52,8 +53,9 @@ pub(super) static ROWS: &[Row] = &[
     row("aof-use-rdb-preamble", Bool, "yes", RunTime, WithoutEffect, "Begin a rewritten append-only file with a snapshot."),
     row("appenddirname", FileName, "appendonlydir", AtStart, WithoutEffect, "Directory of the append-only files."),
     row("appendfilename", FileName, "appendonly.aof", AtStart, WithoutEffect, "Base name of the append-only files."),
-    row("appendfsync", Enum(&["everysec", "always", "no"]), "everysec", RunTime, WithoutEffect, "When the append-only log is synced."),
-    row("appendonly", Bool, "no", RunTime, OnlyOff { until: "Torc has no append-only log yet" }, "Log every write to disk."),
+    row("append-segment-size", Memory { min: 4 << 20, max: 4 << 30 }, "100mb", AtStart, Applied(|config, value| config.segment_bytes = value.number()), "Length of a file of the log.").torc(),
+    row("appendfsync", Enum(&["everysec", "always", "no"]), "everysec", RunTime, Applied(|config, value| config.fsync = fsync(value)), "When the log is synced."),
+    row("appendonly", Bool, "no", AtStart, Applied(|config, value| config.append_only = value.bool()), "Log every write to disk."),
     row("auto-aof-rewrite-min-size", Memory { min: 0, max: LONG_MAX }, "64mb", RunTime, WithoutEffect, "Smallest append-only file that is rewritten by itself."),
     row("auto-aof-rewrite-percentage", NATURAL, "100", RunTime, WithoutEffect, "Growth at which the append-only file is rewritten."),
     row("bgsave-cpulist", Text, "", AtStart, WithoutEffect, "Cores of the snapshot process.").alias("bgsave_cpulist"),
@@ -314,6 +316,15 @@ fn protection(value: &Value) -> Protection {
         Value::Word("yes") => Protection::Yes,
         Value::Word("local") => Protection::Local,
         other => panic!("not a protection: {other:?}"),
+    }
+}
+
+fn fsync(value: &Value) -> FsyncPolicy {
+    match value {
+        Value::Word("always") => FsyncPolicy::Always,
+        Value::Word("everysec") => FsyncPolicy::EverySec,
+        Value::Word("no") => FsyncPolicy::No,
+        other => panic!("not a policy of syncing: {other:?}"),
     }
 }
 

@@ -26,6 +26,7 @@ use super::{Core, Shard};
 use crate::command::{Call, Error, flag};
 use crate::id::{Millis, ShardId};
 use crate::limits;
+use crate::log::FsyncPolicy;
 use crate::machine::Machine;
 
 /// What one shard has of `maxmemory`.
@@ -121,6 +122,8 @@ impl Core {
         };
         self.store.set_garbage_bytes_max(garbage_max);
         self.budget.look_again();
+        let log = self.store.log();
+        log.set_waiting(log.is_on() && self.config.fsync == FsyncPolicy::Always);
     }
 
     /// The last gate: whether a command that may use more memory may run.
@@ -352,9 +355,7 @@ impl Shard {
         let rebuffered = budget.buffer_bytes.abs_diff(budget.buffer_bytes_seen) > limits::LEASE_BYTES_MIN;
         if budget.bounded && (tick.is_some() || budget.in_debt || rebuffered || budget.headroom != budget.headroom_seen)
         {
-            let waited = core.budget.owes_too_much();
             core.balance(machine, now, tick);
-            self.recheck |= waited && !core.budget.owes_too_much();
         }
         if tick.is_some() {
             machine.publish_used(core.id, core.used_bytes());

@@ -23,7 +23,7 @@ impl Shard {
     pub(super) fn may_resume(&self, id: SessionId) -> bool {
         let Some(session) = self.sessions.get(id) else { return false };
         self.links.have_credit()
-            && !self.core.budget.owes_too_much()
+            && !self.paused
             && (!session.alone || session.replies.outstanding() == 0)
             && session.replies.outstanding() <= limits::SESSION_OUTSTANDING_MAX / 2
             && session.replies.unsent_bytes() <= limits::OUTPUT_RESUME_BYTES

@@ -6,12 +6,13 @@
 //! One command's way: [`turn`] parses it, [`dispatch`] lets it through the gates ([`gate`]) and decides where it is
 //! executed; here, it joins the batch, and [`turn`] executes the batch; elsewhere, it goes into a frame ([`links`]), and
 //! its reply comes back in one. [`replies`] keeps the order, [`fanout`] splits and merges, [`waiters`] resumes what goes
-//! on in slices, [`buffers`] bounds clients' memory and [`budget`] all of it, [`garbage`] hands big values out to be dropped,
+//! on in slices, [`durable`] holds replies until the disk has what they tell, [`buffers`] bounds clients' memory and [`budget`] all of it, [`garbage`] hands big values out to be dropped,
 //! [`timers`] does what is due.
 
 mod budget;
 mod buffers;
 mod dispatch;
+mod durable;
 mod fanout;
 mod garbage;
 mod gate;
@@ -38,6 +39,7 @@ use crate::session::Client;
 use crate::stats::Stats;
 use crate::store::Store;
 use budget::Budget;
+use durable::HeldReplies;
 use fanout::{Fanout, Fanouts};
 use links::Links;
 use replies::BufferPool;
@@ -114,6 +116,9 @@ pub struct Shard {
     /// Pages of SCAN to go on with in the next turn.
     scans: Vec<Fanout>,
     waiters: Waiters,
+    held: HeldReplies,
+    /// Nothing was executed for a while, until a debt is paid or the disk has caught up.
+    paused: bool,
     timers: Timers,
     pool: BufferPool,
     batch: Batch,
@@ -174,6 +179,8 @@ impl Shard {
             fanouts: Fanouts::default(),
             scans: Vec::new(),
             waiters: Waiters::default(),
+            held: HeldReplies::default(),
+            paused: false,
             timers: Timers::new(now),
             pool: BufferPool::default(),
             batch: Batch::default(),
@@ -331,6 +338,7 @@ impl Shard {
             && !self.links.have_frames()
             && self.incoming.is_empty()
             && self.waiters.is_empty()
+            && self.held.is_empty()
             && self.scans.is_empty()
             && self.fanouts.is_empty()
             && all_sent()

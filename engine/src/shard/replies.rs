@@ -124,6 +124,11 @@ impl Replies {
         &mut self.output
     }
 
+    /// Takes out what was written since the reply was opened, for it to be delivered later.
+    pub fn take(&mut self, mark: Mark) -> ReplyBuffer {
+        self.output.split_off(mark.start, mark.shared_start)
+    }
+
     /// Closes a reply: it stays in the output if it is due, and goes to the stash if it is early.
     #[inline(always)]
     pub fn end(&mut self, mark: Mark) {

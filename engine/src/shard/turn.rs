@@ -117,7 +117,8 @@ impl Shard {
         let idle = inputs.is_empty() && self.incoming.is_empty();
         self.core.stats.counters.torc_turns += !idle as u64;
 
-        if !self.core.budget.owes_too_much() {
+        self.release_durable(&mut context);
+        if !self.paused {
             self.read_frames(&mut context, &mut batch);
         }
         self.continue_scans(&mut batch);
@@ -131,6 +132,9 @@ impl Shard {
         let tick = self.run_timers(now);
         self.enforce_buffer_limits(now);
         self.run_budget(now, &mut *context.machine, tick);
+        let paused = self.core.must_pause();
+        self.recheck |= self.paused && !paused;
+        self.paused = paused;
 
         batch.owned.clear();
         for (_, mut frame) in batch.frames.drain(..) {
@@ -298,7 +302,7 @@ impl Shard {
         position: &mut usize,
     ) -> Pause {
         let Some(session) = self.sessions.get_mut(id) else { return Pause::Ended };
-        let waits = self.waiters.len() >= limits::WAITERS_MAX || self.core.budget.owes_too_much();
+        let waits = self.waiters.len() >= limits::WAITERS_MAX || self.paused;
         if session.closing || self.stopping || waits {
             return if session.closing || self.stopping { Pause::Ended } else { Pause::Stall };
         }
@@ -413,6 +417,7 @@ impl Shard {
             bulk_bytes_max: self.core.config.bulk_bytes_max,
         };
         let dialect = operation.dialect;
+        let before = self.core.changed_before();
         let direct = !matches!(operation.command.row().handler, Handler::Shard(_));
         match operation.origin {
             Origin::Home(Target::Session { id, seq }) if direct => {
@@ -428,6 +433,9 @@ impl Shard {
                             let text = error.text(operation.command.row().name, call.args());
                             ReplyWriter::new(session.replies.rewind(mark), dialect).error(&text);
                         }
+                    }
+                    if let Some(lsn) = self.core.awaited(&call, before) {
+                        return self.held.push(lsn, operation.origin, session.replies.take(mark));
                     }
                     session.replies.end(mark);
                     self.recheck |= session.stalled;
@@ -448,6 +456,9 @@ impl Shard {
                         let text = error.text(operation.command.row().name, call.args());
                         ReplyWriter::new(&mut frame.body, dialect).error(&text);
                     }
+                }
+                if let Some(lsn) = self.core.awaited(&call, before) {
+                    return self.held.push(lsn, operation.origin, frame.take_reply(mark));
                 }
                 return frame.end_reply(mark);
             }
@@ -494,6 +505,8 @@ impl Shard {
             self.pass_on_to_others(operation, call.args(), wait);
         } else if let Some(wait) = wait {
             self.waiters.push(Waiter::new(operation.origin, dialect, wait));
+        } else if let Some(lsn) = self.core.awaited(&call, before) {
+            self.held.push(lsn, operation.origin, std::mem::take(&mut scratch));
         } else {
             self.finish(context, operation.origin, &mut scratch);
         }

@@ -65,7 +65,11 @@ impl Shard {
             Wait::Freed { .. } | Wait::Sleep(_) => writer.ok(),
         }
         let mut reply = std::mem::take(&mut batch.scratch);
-        self.finish(context, waiter.origin, &mut reply);
+        // It has seen all keys, or changed them.
+        match self.core.changed_before().filter(|&last| last > self.core.store.log().durable_lsn()) {
+            Some(lsn) => self.held.push(lsn, waiter.origin, std::mem::take(&mut reply)),
+            None => self.finish(context, waiter.origin, &mut reply),
+        }
         reply.clear();
         batch.scratch = reply;
     }

@@ -5,7 +5,7 @@
 //! what [`eviction`] says has to go.
 //! Everything is told the time; an entry whose time has come reads as absent. What a reader finds expired goes to a
 //! bounded reap list that [`Store::reap`] empties at the end of the turn; what nobody reads is found by
-//! [`Store::expire_slice`]. Every change is counted ([`Store::changes`]); the log will be told at the same place.
+//! [`Store::expire_slice`]. Every change is counted, and told to the log ([`Store::log`]), where it happens.
 
 mod arena;
 mod entry;
@@ -36,6 +36,7 @@ use table::{Place, Table};
 
 use crate::id::Millis;
 use crate::limits;
+use crate::log::ChangeLog;
 use crate::random::Random;
 
 /// Bits of a scan position on one shard ([`Store::scan`]).
@@ -61,6 +62,12 @@ pub enum Expiry {
     At(Millis),
     /// As it was.
     Keep,
+}
+
+/// Who is told of what changes and goes.
+struct Beside {
+    garbage: Garbage,
+    log: ChangeLog,
 }
 
 struct Keyspace {
@@ -143,7 +150,7 @@ pub struct Store {
     hasher: RandomState,
     /// Hashes of entries that a reader found expired, with their database.
     reap: RefCell<Vec<(u8, u64)>>,
-    garbage: Garbage,
+    beside: Beside,
     /// Whether expired keys are looked for that nobody reads.
     active_expiry: bool,
     counters: StoreCounters,
@@ -174,18 +181,19 @@ impl Keyspace {
     }
 
     /// Takes an entry out and frees it.
-    fn remove(&mut self, place: Place, garbage: &mut Garbage) {
+    fn remove(&mut self, place: Place, beside: &mut Beside) {
         if self.table.is_renewed(place) {
             self.marks.remove(self.table.mark(place).get());
         }
-        self.free(place, garbage);
+        self.free(place, beside);
     }
 
     /// As [`Keyspace::remove`], for an entry that the marks have been told of.
-    fn free(&mut self, place: Place, garbage: &mut Garbage) {
+    fn free(&mut self, place: Place, beside: &mut Beside) {
         let entry = self.table.remove(place);
         self.outside.change(entry.as_ref().outside(), Outside::default());
-        garbage.discard_value_of(entry.as_ref());
+        beside.log.remove(self.id, entry.as_ref().key());
+        beside.garbage.discard_value_of(entry.as_ref());
         entry.free(&mut self.arena);
     }
 
@@ -203,12 +211,13 @@ impl Store {
     /// ([`Store::poll_ahead`]).
     pub fn new(databases: usize, seed: [u64; 4], prefault: bool) -> Store {
         let (policy, lfu) = (Policy::default(), LfuSettings::default());
+        let hasher = RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]);
         Store {
             keyspaces: (0..databases as u32).map(|id| Keyspace::new(KeyspaceId(id), policy, lfu, prefault)).collect(),
             next_id: databases as u32,
-            hasher: RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]),
+            beside: Beside { garbage: Garbage::default(), log: ChangeLog::new(hasher.clone()) },
+            hasher,
             reap: RefCell::new(Vec::with_capacity(limits::REAP_MAX)),
-            garbage: Garbage::default(),
             active_expiry: true,
             counters: StoreCounters::default(),
             hits: Cell::new(0),
@@ -326,7 +335,7 @@ impl Store {
     }
 
     fn remove_at(&mut self, db: u8, place: Place) {
-        self.keyspaces[db as usize].remove(place, &mut self.garbage);
+        self.keyspaces[db as usize].remove(place, &mut self.beside);
     }
 
     /// Sets a key's value, creating the key if it is absent.
@@ -340,7 +349,7 @@ impl Store {
         let keyspace = &mut self.keyspaces[key.db as usize];
         let entry = keyspace.table.entry(place);
         let (old_outside, old_expire) = (entry.outside(), entry.expire_ms());
-        self.garbage.discard_value_of(entry);
+        self.beside.garbage.discard_value_of(entry);
         let expire = match expiry {
             Expiry::Never => 0,
             Expiry::At(at) => at.0.max(1),
@@ -360,6 +369,7 @@ impl Store {
         if expire != old_expire {
             keyspace.table.set_expiry(place, expire);
         }
+        self.beside.log.set(keyspace.id, key.bytes, value.bytes, expire);
     }
 
     fn insert(&mut self, key: Key<'_>, value: NewValue<'_>, expiry: Expiry, now: Millis) {
@@ -378,6 +388,7 @@ impl Store {
             table.renew(segment, |_| marks.adopt(now));
         }
         table.insert(key.hash, entry, base, marks.insert(key.hash, now), expire, &rehash);
+        self.beside.log.set(keyspace.id, key.bytes, value.bytes, expire);
     }
 
     /// Removes a key. False if it was absent or expired.
@@ -411,6 +422,7 @@ impl Store {
             old.free(&mut keyspace.arena);
         }
         keyspace.table.set_expiry(place, expire);
+        self.beside.log.expire(keyspace.id, key.bytes, expire);
         true
     }
 
@@ -442,6 +454,7 @@ impl Store {
         if let Some(old) = old {
             old.free(&mut keyspace.arena);
         }
+        self.beside.log.write_at(keyspace.id, key.bytes, offset, bytes);
         len
     }
 
@@ -501,7 +514,7 @@ impl Store {
     pub fn reset_counters(&mut self) {
         self.counters.expired = 0;
         self.counters.evicted = 0;
-        self.garbage.reset_counters();
+        self.beside.garbage.reset_counters();
         self.hits.set(0);
         self.misses.set(0);
     }
@@ -519,6 +532,7 @@ impl Store {
     /// Exchanges what two databases' numbers lead to.
     pub fn swap(&mut self, one: u8, other: u8) {
         self.keyspaces.swap(one as usize, other as usize);
+        self.beside.log.swap(one, other);
         self.counters.changes += 1;
     }
 
@@ -532,38 +546,46 @@ impl Store {
             let Keyspace { table, arena, outside, .. } = std::mem::replace(&mut self.keyspaces[db], fresh);
             self.counters.changes += table.len() as u64;
             let hasher = &self.hasher;
-            self.garbage.flush(table, arena, outside.big_values, &|entry: EntryRef| hash_of(hasher, entry.key()));
+            self.beside.log.map(db as u8, KeyspaceId(id));
+            self.beside
+                .garbage
+                .flush(table, arena, outside.big_values, &|entry: EntryRef| hash_of(hasher, entry.key()));
         }
         self.next_id = end;
         Ok(())
     }
 
+    /// The log that is told of every change.
+    pub fn log(&mut self) -> &mut ChangeLog {
+        &mut self.beside.log
+    }
+
     /// Frees a slice of what was cleared: about 50 µs of work. True if there is more that can be done at once.
     pub fn free_slice(&mut self) -> bool {
         let hasher = &self.hasher;
-        self.garbage.free_slice(&|entry: EntryRef| hash_of(hasher, entry.key()))
+        self.beside.garbage.free_slice(&|entry: EntryRef| hash_of(hasher, entry.key()))
     }
 
     /// How often databases were cleared that had something to free; see [`Store::has_freed`].
     pub fn flushes(&self) -> u64 {
-        self.garbage.flushes()
+        self.beside.garbage.flushes()
     }
 
     /// Whether everything is freed that was cleared when [`Store::flushes`] gave this number; big values may still be
     /// under way to who drops them.
     pub fn has_freed(&self, flushes: u64) -> bool {
-        self.garbage.has_freed(flushes)
+        self.beside.garbage.has_freed(flushes)
     }
 
     /// Whether cleared databases wait to be freed.
     pub fn has_flushed(&self) -> bool {
-        self.garbage.has_flushed()
+        self.beside.garbage.has_flushed()
     }
 
     /// Takes a value that somebody holds no longer, perhaps as the last. If it is big it is dropped by who polls it.
     #[inline]
     pub fn discard(&mut self, value: Bytes) {
-        self.garbage.discard(&value);
+        self.beside.garbage.discard(&value);
     }
 
     /// Memory that will be needed soon, to be filled where that may take long.
@@ -578,22 +600,22 @@ impl Store {
 
     /// A big value that was given up, to be dropped where that may take long; then call [`Store::garbage_freed`].
     pub fn poll_garbage(&mut self) -> Option<Bytes> {
-        self.garbage.poll()
+        self.beside.garbage.poll()
     }
 
     /// So many values of so many bytes together, of those that [`Store::poll_garbage`] gave, were dropped.
     pub fn garbage_freed(&mut self, objects: u64, bytes: u64) {
-        self.garbage.freed(objects, bytes);
+        self.beside.garbage.freed(objects, bytes);
     }
 
     /// Bounds the bytes of big values that are pending, in [`limits::GARBAGE_BYTES_MAX`].
     pub fn set_garbage_bytes_max(&mut self, bytes: u64) {
-        self.garbage.set_bytes_max(bytes);
+        self.beside.garbage.set_bytes_max(bytes);
     }
 
     /// What was given up and what of it is freed.
     pub fn garbage_counters(&self) -> GarbageCounters {
-        self.garbage.counters()
+        self.beside.garbage.counters()
     }
 
     /// Gives back a slice of the memory that deleted entries leave, moving others where that takes it: about 50 µs of
@@ -673,7 +695,7 @@ impl Store {
         let Some(keyspace) = chosen else { return false };
         let hasher = &self.hasher;
         let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
-        let evicted = keyspace.evict_slice(self.policy, bytes, now, &rehash, random, &mut self.garbage);
+        let evicted = keyspace.evict_slice(self.policy, bytes, now, &rehash, random, &mut self.beside);
         self.counters.evicted += evicted.evicted;
         self.counters.expired += evicted.expired;
         true
@@ -735,7 +757,7 @@ impl Store {
             if keyspace.table.volatile() > 0 {
                 let more = keyspace.expirer.slice(&mut keyspace.table, now);
                 let due = keyspace.expirer.take_due();
-                due.iter().for_each(|&place| keyspace.remove(place, &mut self.garbage));
+                due.iter().for_each(|&place| keyspace.remove(place, &mut self.beside));
                 self.counters.expired += due.len() as u64;
                 keyspace.expirer.recycle(due);
                 self.expire_db += !more as usize;

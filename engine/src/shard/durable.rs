@@ -1,0 +1,91 @@
+//! Replies that wait for the disk. Under `appendfsync always` nothing leaves a shard before every change that it could have
+//! observed is durable: the reply to a write, and the reply to a read of a key whose last change is on its way to the disk.
+//!
+//! Commands are executed at once, and in order; what waits is the reply, with its place kept in the order of its session,
+//! or in the credit of the shard that asked. Other clients' replies do not wait, and neither do those to commands that
+//! neither read nor write keys, so that an operator is answered by a server whose disk hangs.
+
+use std::collections::VecDeque;
+
+use torc_protocol::resp::reply::ReplyBuffer;
+
+use super::turn::{Context, Origin};
+use super::{Core, Shard};
+use crate::command::{Call, flag};
+use crate::limits;
+use crate::log::Lsn;
+
+/// A reply, and the change that has to be durable first.
+struct Held {
+    lsn: Lsn,
+    origin: Origin,
+    reply: ReplyBuffer,
+}
+
+/// The replies of one shard that wait, in the order in which they were given.
+#[derive(Default)]
+pub(super) struct HeldReplies {
+    queue: VecDeque<Held>,
+}
+
+impl HeldReplies {
+    pub fn push(&mut self, lsn: Lsn, origin: Origin, reply: ReplyBuffer) {
+        self.queue.push_back(Held { lsn, origin, reply });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+impl Core {
+    /// The last change, if replies wait for changes.
+    #[inline(always)]
+    pub(super) fn changed_before(&mut self) -> Option<Lsn> {
+        let log = self.store.log();
+        log.is_waiting().then(|| log.last_lsn())
+    }
+
+    /// The change that the reply to a command has to wait for, if any. `before` is the last one before it was executed.
+    #[inline(always)]
+    pub(super) fn awaited(&mut self, call: &Call<'_>, before: Option<Lsn>) -> Option<Lsn> {
+        before.and_then(|before| self.awaited_since(call, before))
+    }
+
+    #[cold]
+    fn awaited_since(&mut self, call: &Call<'_>, before: Lsn) -> Option<Lsn> {
+        let gate = call.command.gate();
+        let keyspace = self.store.keyspace_id(call.db);
+        let log = self.store.log();
+        let last = log.last_lsn();
+        let observed = match gate.single_key as usize {
+            _ if last > before => last,
+            // Whoever asks about several keys, or all, waits for all.
+            0 if gate.flags & (flag::READONLY | flag::WRITE) != 0 => last,
+            0 => Lsn(0),
+            key => log.observed(keyspace, call.args().get(key)),
+        };
+        Some(observed).filter(|&lsn| lsn > log.durable_lsn())
+    }
+
+    /// Whether nothing further is to be executed for now: a debt is to be paid first, or the disk is behind.
+    #[inline(always)]
+    pub(super) fn must_pause(&mut self) -> bool {
+        self.budget.owes_too_much() || self.store.log().pending_bytes() > limits::LOG_PENDING_BYTES_MAX
+    }
+}
+
+impl Shard {
+    /// Sends the replies whose changes are durable by now, or that need not wait any more.
+    pub(super) fn release_durable(&mut self, context: &mut Context<'_>) {
+        if self.held.is_empty() {
+            return;
+        }
+        let log = self.core.store.log();
+        let durable = if log.is_waiting() { log.durable_lsn() } else { Lsn(u64::MAX) };
+        log.forget_durable();
+        while let Some(mut held) = self.held.queue.pop_front_if(|held| held.lsn <= durable) {
+            self.finish(context, held.origin, &mut held.reply);
+        }
+    }
+}
