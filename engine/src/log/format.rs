@@ -247,8 +247,7 @@ impl BatchHeader {
             return None;
         }
         let batch = bytes.get(..batch_bytes)?;
-        (crc32fast::hash(&batch[8..]) == self.crc)
-            .then(|| &batch[BATCH_HEADER_BYTES..][..self.payload_bytes as usize])
+        (crc32fast::hash(&batch[8..]) == self.crc).then(|| &batch[BATCH_HEADER_BYTES..][..self.payload_bytes as usize])
     }
 
     /// The record after the last one.

@@ -257,14 +257,7 @@ impl Journal {
 
     /// A value has these bytes at this offset.
     #[inline]
-    pub fn write_at(
-        &mut self,
-        keyspace: KeyspaceId,
-        key: &[u8],
-        offset: u64,
-        bytes: &[u8],
-        version: Option<u64>,
-    ) {
+    pub fn write_at(&mut self, keyspace: KeyspaceId, key: &[u8], offset: u64, bytes: &[u8], version: Option<u64>) {
         if self.is_on {
             self.append(Record::WriteAt { keyspace, key, offset, bytes, version }.layout());
         }
@@ -356,8 +349,8 @@ impl Journal {
         // A clock that was set back must not make anything wait longer.
         self.sync_began = self.sync_began.min(now);
         let is_pressing = policy == FsyncPolicy::Always || self.seal != Seal::No;
-        let is_sync_due = is_pressing
-            || policy == FsyncPolicy::EverySec && now.0 - self.sync_began.0 >= LOG_SYNC_AFTER_MS;
+        let is_sync_due =
+            is_pressing || policy == FsyncPolicy::EverySec && now.0 - self.sync_began.0 >= LOG_SYNC_AFTER_MS;
         if self.open.has_records() {
             let since = self.pending_since.map_or(now, |since| since.min(now));
             self.pending_since = Some(since);
@@ -466,17 +459,21 @@ impl Journal {
         }
         let (kind, flags) = (layout.kind, layout.flags);
         let mut rest = Pieces([layout.head.rest(), layout.key, layout.value]);
-        let mut part = PART_FIRST;
+        let mut is_first = true;
         while rest.len() > 0 {
             if self.open.limit - self.open.at < SPLIT_ROOM_MIN {
                 self.open_batch((PART_OVERHEAD_BYTES + rest.len()).min(self.payload_bytes_max()));
             }
             let take = rest.len().min(self.open.limit - self.open.at - PART_OVERHEAD_BYTES);
-            if take == rest.len() {
-                part = PART_LAST;
-            }
+            let part = match (is_first, take == rest.len()) {
+                // This batch has more room than any has.
+                (true, true) => 0,
+                (true, false) => PART_FIRST,
+                (false, false) => PART_MIDDLE,
+                (false, true) => PART_LAST,
+            };
             self.put_part(kind, flags | part, &mut rest, take);
-            part = PART_MIDDLE;
+            is_first = false;
         }
     }
 

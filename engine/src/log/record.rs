@@ -12,7 +12,7 @@
 //! value     the rest
 //! ```
 //!
-//! `SET user:7 x` in keyspace 0 is 13 bytes: `0c 01 00 00 06 'user:7' 'x'`, and one more for the length.
+//! `SET user:7 x` in keyspace 0 is 12 bytes: `0b 01 00 00 06 'user:7' 'x'`.
 //!
 //! What does not fit into one batch is cut: each part is a record with its own LSN, with length, type and flags, then its
 //! share of what follows them. The change has the LSN of the last part.
@@ -88,6 +88,11 @@ impl Effects {
         self.0.extend_from_slice(layout.head.finish(layout.kind, layout.flags, layout.tail_bytes()));
         self.0.extend_from_slice(layout.key);
         self.0.extend_from_slice(layout.value);
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// The effects of all participants, for [`Effects::transaction`].

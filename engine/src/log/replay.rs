@@ -19,9 +19,7 @@
 use thiserror::Error;
 
 use super::Lsn;
-use super::format::{
-    BatchHeader, BatchOwner, HeaderFound, PAGE_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, VERSION,
-};
+use super::format::{BatchHeader, BatchOwner, HeaderFound, PAGE_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, VERSION};
 use super::record::{PART_FIRST, PART_LAST, PART_MASK, Raw, Reader, Record};
 use crate::id::Millis;
 use crate::limits::LOG_REPLAY_RECORDS;
@@ -84,7 +82,10 @@ pub struct TornTail {
 
 /// Something that was durable is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("segment {segment} of generation {generation}, offset {offset}: {why}; records {first} to {last} are not to be had")]
+#[error("segment {segment} of generation {generation}, offset {offset}: {why}; {}", match first <= last {
+    true => format!("records {first} to {last} were durable and cannot be read"),
+    false => format!("record {first} and what follows cannot be read"),
+})]
 pub struct Damage {
     pub generation: u64,
     pub segment: u64,
@@ -317,7 +318,7 @@ impl<'a> Replay<'a> {
 
     fn follows(&self, current: &SegmentHeader, next: &SegmentHeader, is_in_snapshot: bool) -> bool {
         let is_same_log = current.generation != next.generation
-            || (current.segment + 1 == next.segment && current.salt == next.salt);
+            || (current.segment.wrapping_add(1) == next.segment && current.salt == next.salt);
         let is_linked = match next.previous {
             Some(previous) => previous == (self.last_lsn, self.last_crc),
             // It was begun behind a snapshot.
