@@ -88,8 +88,6 @@ pub const DEBUG_SLEEP_S_MAX: f64 = 3600.0;
 /// What arenas may hold unused, as a part of what is used and besides, before writes that need room help to give it back.
 pub const SLACK_PART: usize = 16;
 pub const SLACK_BYTES: usize = 16 << 20;
-/// Bytes of records that wait to be written to a shard's log; past it the shard reads no requests.
-pub const LOG_PENDING_BYTES_MAX: usize = 8 << 20;
 /// Keys that one slice of KEYS looks at.
 pub const KEYS_SLICE_ENTRIES: usize = 1000;
 /// Addresses that a database of one shard has left when writes are refused (it has 128 GiB, values over 16 KiB not included).
@@ -152,3 +150,26 @@ pub const FRAME_KEPT_BYTES_MAX: usize = 1 << 20;
 pub const BACKLOG_PAUSE_BYTES: usize = 64 << 10;
 /// Shortest time between two looks at timers while any is needed, milliseconds.
 pub const TICK_MS_MIN: u64 = 10;
+
+/// A batch of the log on disk, header and padding included. Part of the format: a longer one is damage.
+pub const LOG_BATCH_BYTES_MAX: usize = 256 << 10;
+/// What one write of the log carries: batches that lie next to each other.
+pub const LOG_WRITE_BYTES_MAX: usize = 1 << 20;
+/// Records that wait to be written, or are being written: past it the shard reads no further requests. One value may
+/// go beyond it by its own length.
+pub const LOG_PENDING_BYTES_MAX: usize = 8 << 20;
+/// Buffers of the log kept for reuse by one shard, each for one write.
+pub const LOG_BUFFERS_KEPT_MAX: usize = 4;
+/// How old a record may get before it is handed to be written, and how long what is written stays unsynced under
+/// `everysec`, milliseconds.
+pub const LOG_WRITE_AFTER_MS: u64 = 10;
+pub const LOG_SYNC_AFTER_MS: u64 = 1000;
+/// The first segment of a generation; each further one is twice as long, up to the configured size.
+pub const LOG_SEGMENT_FIRST_BYTES: u64 = 4 << 20;
+pub const LOG_SEGMENT_BYTES_DEFAULT: u64 = 100 << 20;
+/// Records that replay decodes before it shows them: enough to hide memory latency, as in a batch of commands.
+pub const LOG_REPLAY_RECORDS: usize = BATCH_COMMANDS;
+
+const _: () = assert!(LOG_WRITE_BYTES_MAX.is_multiple_of(LOG_BATCH_BYTES_MAX));
+const _: () = assert!(LOG_PENDING_BYTES_MAX > 2 * LOG_WRITE_BYTES_MAX, "one write in flight and one that forms");
+const _: () = assert!(LOG_SEGMENT_FIRST_BYTES > LOG_BATCH_BYTES_MAX as u64);

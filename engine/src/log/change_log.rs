@@ -130,7 +130,7 @@ impl ChangeLog {
     #[inline]
     pub fn expire(&mut self, keyspace: KeyspaceId, key: &[u8], expire_ms: u64) {
         if self.is_on() {
-            self.journal.expire(keyspace, key, expire_ms);
+            self.journal.expire(keyspace, key, expire_ms, None);
             self.note(keyspace, key);
         }
     }
@@ -139,7 +139,7 @@ impl ChangeLog {
     #[inline]
     pub fn write_at(&mut self, keyspace: KeyspaceId, key: &[u8], offset: usize, bytes: &[u8]) {
         if self.is_on() {
-            self.journal.write_at(keyspace, key, offset as u64, bytes);
+            self.journal.write_at(keyspace, key, offset as u64, bytes, None);
             self.note(keyspace, key);
         }
     }

@@ -1,40 +1,712 @@
+//! What a shard tells of each change, and what is to be written where because of it.
+//!
+//! Changes are encoded straight into the buffer that will be written: batches of up to 256 KiB side by side in buffers of
+//! up to a MiB, so nothing is copied or allocated again. A buffer whose room is used up is queued; what a batch's header
+//! says of the moment (what is durable, the checksum) is filled in when its buffer is handed over.
+//!
+//! ```text
+//! set, remove, ...  ->  open buffer                     ->  queue  ->  Write, one at a time  ->  handle_written
+//!                       [batch][batch][batch, growing      [..][..]
+//! ```
+//!
+//! Where each batch will lie is known when it is begun: a buffer is a run of pages of one segment. What crosses from
+//! one segment to the next waits until the old one is synced, under every policy: a crash then tears one segment only,
+//! the last one, and that a later segment has a header proves all before it. The header of a generation's first
+//! segment is written alone and synced before anything else, as nothing before it could tell that it is missing.
+
+use std::collections::VecDeque;
+
+use thiserror::Error;
+
+use super::format::{
+    BATCH_HEADER_BYTES, BATCH_IS_SEAL, BatchContent, BatchMoment, BatchOwner, PAGE_BYTES, SEGMENT_HEADER_BYTES,
+    SegmentHeader, pages_up,
+};
+use super::record::{Effects, Kind, Layout, PART_FIRST, PART_LAST, PART_MIDDLE, PART_OVERHEAD_BYTES, Record};
+use super::{Buffer, Lsn};
+use crate::id::Millis;
+use crate::limits::{
+    LOG_BATCH_BYTES_MAX, LOG_BUFFERS_KEPT_MAX, LOG_SYNC_AFTER_MS, LOG_WRITE_AFTER_MS, LOG_WRITE_BYTES_MAX,
+};
 use crate::store::KeyspaceId;
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Lsn(pub u64);
-#[derive(Default)]
-pub struct Journal {
-    on: bool,
-    last: Lsn,
-    durable: Lsn,
+
+/// Room of a buffer: one write, and the header of a segment before it.
+const BUFFER_BYTES: usize = SEGMENT_HEADER_BYTES + LOG_WRITE_BYTES_MAX;
+/// The first part of what has to be cut goes into a batch that has so much room; with less it begins the next.
+const SPLIT_ROOM_MIN: usize = 512;
+
+/// When what is written is synced (`appendfsync`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FsyncPolicy {
+    /// With every write, and writes as soon as there is something.
+    Always,
+    /// Once a second.
+    EverySec,
+    /// Only a segment that is complete.
+    No,
 }
+
+/// Where a log begins.
+#[derive(Clone, Copy, Debug)]
+pub struct LogStart {
+    /// The directory's.
+    pub database: [u8; 16],
+    /// Larger at every start of the process, and durably noted before: never used twice, by a start that failed neither.
+    pub generation: u64,
+    pub shard: u16,
+    pub shards: u16,
+    /// The number of the first segment.
+    pub segment: u64,
+    /// Random, another one for each shard and generation.
+    pub salt: u64,
+    /// Of the first record: after the last of the log before and after the snapshot's.
+    pub next_lsn: Lsn,
+    /// The last transaction over shards that is known.
+    pub last_txid: u64,
+    /// Length of segments, and of the first of them; each is twice as long as the one before up to the full length.
+    /// Multiples of 4 KiB; a header and one batch of a page must fit.
+    pub segment_bytes: u64,
+    pub first_segment_bytes: u64,
+    /// What the log before ended with ([`super::End::previous`]); None if there is none or it does not matter any more.
+    pub previous: Option<(Lsn, u32)>,
+}
+
+impl LogStart {
+    /// Length of a segment of this generation.
+    pub fn segment_bytes(&self, segment: u64) -> u64 {
+        segment_bytes(self.first_segment_bytes, self.segment_bytes, segment - self.segment)
+    }
+}
+
+/// Length of the segment with this place in its generation, counted from 0.
+pub fn segment_bytes(first_bytes: u64, bytes: u64, index: u64) -> u64 {
+    let doubled = u32::try_from(index).ok().and_then(|index| 1u64.checked_shl(index));
+    doubled.and_then(|times| first_bytes.checked_mul(times)).map_or(bytes, |grown| grown.min(bytes))
+}
+
+/// Something to be written, then given back with [`Journal::handle_written`].
+#[derive(Debug)]
+pub struct Write {
+    pub segment: u64,
+    /// In the segment's file: a multiple of 4 KiB.
+    pub offset: u64,
+    /// Address and length are multiples of 4 KiB. Empty if all is written and only has to be synced.
+    pub buffer: Buffer,
+    /// Whether the file is to be synced after the write.
+    pub sync: bool,
+    /// The last record that is in it or before it.
+    pub last_lsn: Lsn,
+}
+
+/// What the system did not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteStep {
+    Write,
+    Sync,
+}
+
+/// A write or a sync that failed. It is never tried again: a second sync can succeed although data is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{} of the log failed: system error {errno}", match step { WriteStep::Write => "a write", WriteStep::Sync => "a sync" })]
+pub struct WriteError {
+    pub step: WriteStep,
+    /// As the system gives it.
+    pub errno: i32,
+}
+
+/// The log of one shard, as far as it is not written.
+#[derive(Debug, Default)]
+pub struct Journal {
+    /// Begun, and not failed.
+    is_on: bool,
+    /// Receives records. `start` has what the log was begun with whenever it is on.
+    open: Open,
+    last_lsn: Lsn,
+    start: Option<LogStart>,
+    queue: VecDeque<Queued>,
+    /// Bytes queued or in flight.
+    queued_bytes: usize,
+    in_flight: Option<InFlight>,
+    written_lsn: Lsn,
+    durable_lsn: Lsn,
+    /// Something is written since the last sync, and where it ends.
+    is_unsynced: bool,
+    written_segment: u64,
+    written_end: u64,
+    /// The segment that was synced last: its header is durable.
+    synced_segment: Option<u64>,
+    /// The checksum of the last batch handed over.
+    last_crc: u32,
+    /// What the next segment header says of what came before.
+    previous: Option<(Lsn, u32)>,
+    last_txid: u64,
+    /// The last transaction that was handed over.
+    handed_txid: u64,
+    pending_since: Option<Millis>,
+    sync_began: Millis,
+    seal: Seal,
+    spare: Vec<Buffer>,
+    error: Option<WriteError>,
+}
+
+/// A run of pages that is being filled, and the batch in it that is.
+#[derive(Debug, Default)]
+struct Open {
+    buffer: Buffer,
+    segment: u64,
+    /// Where the buffer lies in the segment, and how long the segment is.
+    offset: u64,
+    segment_bytes: u64,
+    /// The header of the open batch, the next free byte, and the end of what the batch may take. Without an open batch
+    /// all three are the same.
+    batch: usize,
+    at: usize,
+    limit: usize,
+    count: u32,
+}
+
+#[derive(Debug)]
+struct Queued {
+    segment: u64,
+    offset: u64,
+    buffer: Buffer,
+    /// Of the first record, and the last.
+    first_lsn: Lsn,
+    last_lsn: Lsn,
+    last_txid: u64,
+    is_seal: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    last_lsn: Lsn,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Seal {
+    #[default]
+    No,
+    Wanted,
+    /// Handed over, behind this record.
+    Handed(Lsn),
+}
+
 impl Journal {
+    /// A log that nothing goes to and that takes no memory.
     pub fn off() -> Journal {
         Journal::default()
     }
+
+    /// Whether changes are kept.
     #[inline(always)]
     pub fn is_on(&self) -> bool {
-        self.on
+        self.is_on
     }
+
+    /// Begins a log; after a failure too, in another generation. Nothing may be in flight.
+    pub fn begin(&mut self, start: LogStart) {
+        assert!(self.in_flight.is_none(), "what is in flight belongs to the log before");
+        assert!(start.next_lsn > start.previous.map_or(Lsn(0), |(last, _)| last), "records are numbered upwards");
+        assert!(start.first_segment_bytes.is_multiple_of(PAGE_BYTES as u64));
+        assert!(start.segment_bytes.is_multiple_of(PAGE_BYTES as u64));
+        assert!(start.first_segment_bytes <= start.segment_bytes);
+        assert!(start.first_segment_bytes >= (SEGMENT_HEADER_BYTES + PAGE_BYTES) as u64, "a batch must fit");
+        let before = Lsn(start.next_lsn.0 - 1);
+        *self = Journal {
+            is_on: true,
+            last_lsn: before,
+            written_lsn: before,
+            durable_lsn: before,
+            last_crc: start.previous.map_or(0, |(_, crc)| crc),
+            previous: start.previous,
+            last_txid: start.last_txid,
+            handed_txid: start.last_txid,
+            start: Some(start),
+            spare: std::mem::take(&mut self.spare),
+            ..Journal::default()
+        };
+        // The header of the first segment goes alone.
+        self.open_segment(start.segment);
+        self.queue_open(false);
+    }
+
+    /// A key has this value. `expire_ms` 0: never. Version: if it has one.
+    #[inline]
+    pub fn set(&mut self, keyspace: KeyspaceId, key: &[u8], value: &[u8], expire_ms: u64, version: Option<u64>) {
+        if self.is_on {
+            self.append(Record::Set { keyspace, key, value, expire_ms, version }.layout());
+        }
+    }
+
+    /// A key is deleted, expired or evicted.
+    #[inline]
+    pub fn remove(&mut self, keyspace: KeyspaceId, key: &[u8]) {
+        if self.is_on {
+            self.append(Record::Remove { keyspace, key }.layout());
+        }
+    }
+
+    /// A key expires at `expire_ms`; 0: never.
+    #[inline]
+    pub fn expire(&mut self, keyspace: KeyspaceId, key: &[u8], expire_ms: u64, version: Option<u64>) {
+        if self.is_on {
+            self.append(Record::Expire { keyspace, key, expire_ms, version }.layout());
+        }
+    }
+
+    /// A value has these bytes at this offset.
+    #[inline]
+    pub fn write_at(&mut self, keyspace: KeyspaceId, key: &[u8], offset: u64, bytes: &[u8], version: Option<u64>) {
+        if self.is_on {
+            self.append(Record::WriteAt { keyspace, key, offset, bytes, version }.layout());
+        }
+    }
+
+    /// The number of a database leads to a fresh, empty keyspace.
+    pub fn map(&mut self, db: u8, keyspace: KeyspaceId) {
+        if self.is_on {
+            self.append(Record::Map { db, keyspace }.layout());
+        }
+    }
+
+    /// Two numbers of databases change places.
+    pub fn swap(&mut self, one: u8, other: u8) {
+        if self.is_on {
+            self.append(Record::Swap { one, other }.layout());
+        }
+    }
+
+    /// A transaction over shards that this one takes part in, with what it did on all of them ([`Effects::join`]).
+    pub fn transaction(&mut self, txid: u64, effects: &Effects) {
+        if self.is_on {
+            debug_assert!(txid > self.last_txid, "transactions are numbered upwards");
+            self.append(effects.transaction(txid).layout());
+            // Not before: a batch that ends within it does not have it.
+            self.last_txid = txid;
+        }
+    }
+
+    /// The last change.
     pub fn last_lsn(&self) -> Lsn {
-        self.last
+        self.last_lsn
     }
+
+    /// The last change that the system has.
+    pub fn written_lsn(&self) -> Lsn {
+        self.written_lsn
+    }
+
+    /// The last change that is on the disk.
     pub fn durable_lsn(&self) -> Lsn {
-        self.durable
+        self.durable_lsn
     }
-    #[inline(always)]
+
+    /// The transaction over shards that was logged last.
+    pub fn last_txid(&self) -> u64 {
+        self.last_txid
+    }
+
+    /// The segment that records go to, which the next one may be made ready behind. None before [`Journal::begin`].
+    pub fn segment(&self) -> Option<u64> {
+        self.start.map(|_| self.open.segment)
+    }
+
+    /// Bytes that are not written, those of the write in flight included
+    /// ([`crate::limits::LOG_PENDING_BYTES_MAX`]).
     pub fn pending_bytes(&self) -> usize {
-        0
+        self.queued_bytes + self.open.at
     }
-    pub fn set(&mut self, _: KeyspaceId, _: &[u8], _: &[u8], _: u64, _: Option<u64>) {}
-    pub fn remove(&mut self, _: KeyspaceId, _: &[u8]) {}
-    pub fn expire(&mut self, _: KeyspaceId, _: &[u8], _: u64) {}
-    pub fn write_at(&mut self, _: KeyspaceId, _: &[u8], _: u64, _: &[u8]) {}
-    pub fn map(&mut self, _: u8, _: KeyspaceId) {}
-    pub fn swap(&mut self, _: u8, _: u8) {}
+
+    /// A write failed: nothing is kept until the log is begun anew, in a new generation and after a snapshot.
+    pub fn is_poisoned(&self) -> bool {
+        self.error.is_some()
+    }
+
+    /// Why it is poisoned.
+    pub fn error(&self) -> Option<WriteError> {
+        self.error
+    }
+
+    /// Clean shutdown: whatever the policy, all is written and synced, then a last batch that says so. Done when
+    /// [`Journal::is_sealed`]; changes that come before are sealed with the others.
+    pub fn seal(&mut self) {
+        if self.seal == Seal::No {
+            self.seal = Seal::Wanted;
+        }
+    }
+
+    /// Everything is durable, and the last batch on the disk says so.
+    pub fn is_sealed(&self) -> bool {
+        self.is_on && self.seal == Seal::Handed(self.last_lsn) && self.in_flight.is_none() && !self.is_unsynced
+    }
+
+    /// What is to be written now. Nothing while a write is in flight.
+    pub fn poll_write(&mut self, now: Millis, policy: FsyncPolicy) -> Option<Write> {
+        if !self.is_on || self.in_flight.is_some() {
+            return None;
+        }
+        // A clock that was set back must not make anything wait longer.
+        self.sync_began = self.sync_began.min(now);
+        let is_pressing = policy == FsyncPolicy::Always || self.seal != Seal::No;
+        let is_sync_due =
+            is_pressing || policy == FsyncPolicy::EverySec && now.0 - self.sync_began.0 >= LOG_SYNC_AFTER_MS;
+        if self.open.has_records() {
+            let since = self.pending_since.map_or(now, |since| since.min(now));
+            self.pending_since = Some(since);
+            let is_due = is_pressing
+                || self.open.has_closed_batch()
+                || now.0 - since.0 >= LOG_WRITE_AFTER_MS
+                || self.is_unsynced && is_sync_due;
+            if self.queue.is_empty() && is_due {
+                self.queue_open(false);
+            }
+        }
+        let Some(first) = self.queue.front() else {
+            if self.is_unsynced {
+                return is_sync_due.then(|| self.hand_sync(now));
+            }
+            if matches!(self.seal, Seal::Wanted) || matches!(self.seal, Seal::Handed(last) if last != self.last_lsn) {
+                self.queue_seal();
+                let seal = self.queue.pop_front()?;
+                return Some(self.hand(seal, true, now));
+            }
+            return None;
+        };
+        // A segment is begun when the one before it is durable.
+        if first.offset == 0 && self.is_unsynced {
+            return Some(self.hand_sync(now));
+        }
+        let queued = self.queue.pop_front()?;
+        let next_segment = self.queue.front().map_or(self.open.segment, |next| next.segment);
+        let is_first_of_all = queued.offset == 0 && self.start.is_some_and(|start| start.segment == queued.segment);
+        let sync = is_sync_due || queued.segment != next_segment || is_first_of_all;
+        Some(self.hand(queued, sync, now))
+    }
+
+    /// When [`Journal::poll_write`] will have something if nothing else happens. None: not before a write in flight is
+    /// through, or something is appended.
+    pub fn next_deadline(&self, now: Millis, policy: FsyncPolicy) -> Option<Millis> {
+        if !self.is_on || self.in_flight.is_some() {
+            return None;
+        }
+        let is_pressing = policy == FsyncPolicy::Always || self.seal != Seal::No;
+        let has_records = self.open.has_records();
+        let is_seal_due = self.seal != Seal::No && self.seal != Seal::Handed(self.last_lsn);
+        if !self.queue.is_empty()
+            || self.open.has_closed_batch()
+            || is_seal_due
+            || is_pressing && (has_records || self.is_unsynced)
+        {
+            return Some(now);
+        }
+        let at = |since: Millis, after_ms: u64| Millis(since.min(now).0 + after_ms).max(now);
+        let write = has_records.then(|| at(self.pending_since.unwrap_or(now), LOG_WRITE_AFTER_MS));
+        let is_sync_wanted = self.is_unsynced && policy == FsyncPolicy::EverySec;
+        let sync = is_sync_wanted.then(|| at(self.sync_began, LOG_SYNC_AFTER_MS));
+        write.into_iter().chain(sync).min()
+    }
+
+    /// The write in flight is through: `Ok(true)` if it was synced too, with all before it in its segment. The buffer
+    /// comes back to be used again.
+    pub fn handle_written(&mut self, result: Result<bool, WriteError>, buffer: Buffer) {
+        let write = self.in_flight.take().expect("a write is in flight");
+        self.queued_bytes -= write.bytes;
+        match result {
+            Ok(is_synced) => {
+                self.written_lsn = write.last_lsn;
+                self.is_unsynced = !is_synced && (self.is_unsynced || write.bytes > 0);
+                if is_synced {
+                    self.durable_lsn = write.last_lsn;
+                    self.synced_segment = Some(self.written_segment);
+                }
+                self.recycle(buffer);
+            }
+            Err(error) => {
+                self.error = Some(error);
+                self.is_on = false;
+                self.queue = VecDeque::new();
+                self.queued_bytes = 0;
+                self.open = Open::default();
+                self.spare = Vec::new();
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn append(&mut self, mut layout: Layout<'_>) {
+        let tail_bytes = layout.tail_bytes();
+        let head = layout.head.finish(layout.kind, layout.flags, tail_bytes);
+        if head.len() + tail_bytes <= self.open.limit - self.open.at {
+            self.open.put(head, layout.key, layout.value);
+            self.last_lsn.0 += 1;
+        } else {
+            self.append_elsewhere(layout);
+        }
+    }
+
+    /// Appends what does not fit into the open batch.
+    #[cold]
+    #[inline(never)]
+    fn append_elsewhere(&mut self, mut layout: Layout<'_>) {
+        let tail_bytes = layout.tail_bytes();
+        let head = layout.head.finish(layout.kind, layout.flags, tail_bytes);
+        if head.len() + tail_bytes <= self.payload_bytes_max() {
+            self.open_batch(head.len() + tail_bytes);
+            self.open.put(head, layout.key, layout.value);
+            self.last_lsn.0 += 1;
+            return;
+        }
+        let (kind, flags) = (layout.kind, layout.flags);
+        let mut rest = Pieces([layout.head.rest(), layout.key, layout.value]);
+        let mut is_first = true;
+        while rest.len() > 0 {
+            if self.open.limit - self.open.at < SPLIT_ROOM_MIN {
+                self.open_batch((PART_OVERHEAD_BYTES + rest.len()).min(self.payload_bytes_max()));
+            }
+            let take = rest.len().min(self.open.limit - self.open.at - PART_OVERHEAD_BYTES);
+            let part = match (is_first, take == rest.len()) {
+                // This batch has more room than any has.
+                (true, true) => 0,
+                (true, false) => PART_FIRST,
+                (false, false) => PART_MIDDLE,
+                (false, true) => PART_LAST,
+            };
+            self.put_part(kind, flags | part, &mut rest, take);
+            is_first = false;
+        }
+    }
+
+    fn put_part(&mut self, kind: Kind, flags: u8, rest: &mut Pieces<'_>, take: usize) {
+        let mut head = super::record::Head::default();
+        self.open.put(head.finish(kind, flags, take), &[], &[]);
+        let at = self.open.at;
+        rest.take(&mut self.open.buffer.whole_mut()[at..at + take]);
+        self.open.at += take;
+        self.last_lsn.0 += 1;
+    }
+
+    /// Bytes of records that a batch can take in any segment.
+    fn payload_bytes_max(&self) -> usize {
+        let room = self.start.map_or(u64::MAX, |start| start.first_segment_bytes - SEGMENT_HEADER_BYTES as u64);
+        room.min(LOG_BATCH_BYTES_MAX as u64) as usize - BATCH_HEADER_BYTES
+    }
+
+    /// Closes the open batch and begins one with room for `need` bytes of records at least, where that much is left.
+    fn open_batch(&mut self, need: usize) {
+        self.close_batch(0);
+        let need = pages_up(BATCH_HEADER_BYTES + need);
+        if (need as u64) > self.open.segment_room() {
+            let next = self.open.segment + 1;
+            self.queue_open(false);
+            self.open_segment(next);
+        } else if need > self.open.buffer_room() {
+            self.queue_open(false);
+            self.open.buffer = self.take_buffer();
+        }
+        let open = &mut self.open;
+        let room = open.segment_room().min(open.buffer_room() as u64).min(LOG_BATCH_BYTES_MAX as u64) as usize;
+        assert!(room >= need);
+        open.batch = open.at;
+        open.limit = open.at + room;
+        open.at += BATCH_HEADER_BYTES;
+        open.count = 0;
+    }
+
+    /// Ends the open batch, if there is one with records or a seal in it.
+    fn close_batch(&mut self, flags: u16) {
+        let Some(start) = self.start else { return };
+        let open = &mut self.open;
+        if open.count > 0 || flags & BATCH_IS_SEAL != 0 {
+            let content = BatchContent {
+                payload_bytes: open.at - open.batch - BATCH_HEADER_BYTES,
+                count: open.count,
+                owner: BatchOwner {
+                    salt: start.salt,
+                    generation: start.generation,
+                    segment: open.segment,
+                    shard: start.shard,
+                },
+                first_lsn: self.last_lsn.0 + 1 - open.count as u64,
+                flags,
+                last_txid: self.last_txid,
+            };
+            let (batch, at, end) = (open.batch, open.at, pages_up(open.at));
+            let bytes = open.buffer.whole_mut();
+            content.encode(&mut bytes[batch..]);
+            bytes[at..end].fill(0);
+            open.batch = end;
+        }
+        open.at = open.batch;
+        open.limit = open.batch;
+        open.count = 0;
+    }
+
+    /// Begins the next segment, with room for its header. The open buffer is queued already.
+    fn open_segment(&mut self, segment: u64) {
+        let buffer = self.take_buffer();
+        let at = SEGMENT_HEADER_BYTES;
+        let segment_bytes = self.start.map_or(0, |start| start.segment_bytes(segment));
+        self.open = Open { buffer, segment, segment_bytes, offset: 0, batch: at, at, limit: at, count: 0 };
+    }
+
+    /// Queues the open buffer, if there is anything in it, as far as it is filled. What comes next is another buffer.
+    fn queue_open(&mut self, is_seal: bool) {
+        self.close_batch(if is_seal { BATCH_IS_SEAL } else { 0 });
+        self.pending_since = None;
+        let len = self.open.at;
+        let mut buffer = std::mem::take(&mut self.open.buffer);
+        if len == 0 {
+            self.recycle(buffer);
+            return;
+        }
+        buffer.set_len(len);
+        self.queued_bytes += len;
+        let first_lsn = Lsn(self.queue.back().map_or(self.handed_lsn(), |before| before.last_lsn).0 + 1);
+        self.queue.push_back(Queued {
+            segment: self.open.segment,
+            offset: self.open.offset,
+            buffer,
+            first_lsn,
+            last_lsn: self.last_lsn,
+            last_txid: self.last_txid,
+            is_seal,
+        });
+        self.open.offset += len as u64;
+        (self.open.batch, self.open.at, self.open.limit) = (0, 0, 0);
+    }
+
+    fn queue_seal(&mut self) {
+        self.open_batch(0);
+        self.queue_open(true);
+    }
+
+    /// The last record that is written or in flight.
+    fn handed_lsn(&self) -> Lsn {
+        self.in_flight.map_or(self.written_lsn, |write| write.last_lsn)
+    }
+
+    /// Completes headers and gives a queued buffer out.
+    fn hand(&mut self, queued: Queued, sync: bool, now: Millis) -> Write {
+        let Queued { segment, offset, mut buffer, first_lsn, last_lsn, is_seal, .. } = queued;
+        let len = buffer.len();
+        let bytes = &mut buffer.whole_mut()[..len];
+        let mut at = 0;
+        if let (0, Some(start)) = (offset, self.start) {
+            let header = SegmentHeader {
+                database: start.database,
+                generation: start.generation,
+                segment,
+                salt: start.salt,
+                first_lsn: first_lsn.0,
+                previous: self.previous.map(|(last, crc)| (last.0, crc)),
+                shard: start.shard,
+                shards: start.shards,
+                last_txid: self.handed_txid,
+                segment_bytes: start.segment_bytes(segment),
+                wall_ms: now.0,
+            };
+            header.encode(bytes);
+            at = SEGMENT_HEADER_BYTES;
+        }
+        while at < len {
+            let moment = BatchMoment {
+                durable_lsn: self.durable_lsn.0,
+                previous_crc: self.last_crc,
+                is_header_durable: self.synced_segment == Some(segment),
+                wall_ms: now.0,
+            };
+            let (batch_bytes, crc) = moment.complete(&mut bytes[at..]);
+            at += batch_bytes;
+            self.last_crc = crc;
+            self.previous = Some((last_lsn, crc));
+        }
+        if is_seal {
+            self.seal = Seal::Handed(last_lsn);
+        }
+        self.handed_txid = queued.last_txid;
+        (self.written_segment, self.written_end) = (segment, offset + len as u64);
+        self.in_flight = Some(InFlight { last_lsn, bytes: len });
+        if sync {
+            self.sync_began = now;
+        }
+        Write { segment, offset, buffer, sync, last_lsn }
+    }
+
+    /// A sync of what is written.
+    fn hand_sync(&mut self, now: Millis) -> Write {
+        self.sync_began = now;
+        let last_lsn = self.written_lsn;
+        self.in_flight = Some(InFlight { last_lsn, bytes: 0 });
+        Write {
+            segment: self.written_segment,
+            offset: self.written_end,
+            buffer: Buffer::default(),
+            sync: true,
+            last_lsn,
+        }
+    }
+
+    fn take_buffer(&mut self) -> Buffer {
+        self.spare.pop().unwrap_or_else(|| Buffer::with_room(BUFFER_BYTES))
+    }
+
+    fn recycle(&mut self, mut buffer: Buffer) {
+        if buffer.room() == BUFFER_BYTES && self.spare.len() < LOG_BUFFERS_KEPT_MAX {
+            buffer.set_len(0);
+            self.spare.push(buffer);
+        }
+    }
 }
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FsyncPolicy {
-    Always,
-    EverySec,
-    No,
+
+impl Open {
+    /// Whether there are records in it, in a closed batch or the open one.
+    fn has_records(&self) -> bool {
+        self.count > 0 || self.has_closed_batch()
+    }
+
+    fn has_closed_batch(&self) -> bool {
+        self.batch > if self.offset == 0 { SEGMENT_HEADER_BYTES } else { 0 }
+    }
+
+    fn segment_room(&self) -> u64 {
+        self.segment_bytes - self.offset - self.at as u64
+    }
+
+    fn buffer_room(&self) -> usize {
+        self.buffer.room().saturating_sub(self.at)
+    }
+
+    /// Appends what there is room for as one record, or as the beginning of one.
+    #[inline(always)]
+    fn put(&mut self, head: &[u8], key: &[u8], value: &[u8]) {
+        let (at, limit) = (self.at, self.limit);
+        let (head_room, rest) = self.buffer.whole_mut()[at..limit].split_at_mut(head.len());
+        let (key_room, rest) = rest.split_at_mut(key.len());
+        head_room.copy_from_slice(head);
+        key_room.copy_from_slice(key);
+        rest[..value.len()].copy_from_slice(value);
+        self.at = at + head.len() + key.len() + value.len();
+        self.count += 1;
+    }
+}
+
+/// Bytes that lie in three places, taken off the front.
+struct Pieces<'a>([&'a [u8]; 3]);
+
+impl Pieces<'_> {
+    fn len(&self) -> usize {
+        self.0.iter().map(|piece| piece.len()).sum()
+    }
+
+    /// Fills `room`; there must be as much.
+    fn take(&mut self, mut room: &mut [u8]) {
+        for piece in &mut self.0 {
+            let (now, later) = piece.split_at(piece.len().min(room.len()));
+            let (filled, rest) = room.split_at_mut(now.len());
+            filled.copy_from_slice(now);
+            (*piece, room) = (later, rest);
+        }
+        assert!(room.is_empty());
+    }
 }

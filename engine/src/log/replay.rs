@@ -1,0 +1,459 @@
+//! Reads the segments of one shard's log in order, and says where it ends and why there.
+//!
+//! A log ends where no batch follows. That may be where the process stopped, where a crash tore what was being written, or
+//! where the disk lost something that was promised; they are told apart by what comes later:
+//!
+//! - A segment behind it has a header. It was begun when all before it was durable, and names the last record and its
+//!   checksum: if that is not where this one ended, something is missing.
+//! - A batch behind it, in this segment or in one without a header, says which record was durable when it was written. If
+//!   that is past the end, something is missing. So it is if it says that its segment's header was durable, and that is not there.
+//! - Otherwise what is there was never known to be durable: a torn tail. Nothing of it is used, not even whole batches
+//!   behind the tear, as the changes before them are gone.
+//! - Otherwise there is nothing, or what an earlier use of the file left behind: a sound end.
+//!
+//! What no later evidence tells from a torn tail is damage to what was written last. A seal is such evidence, so after a clean
+//! shutdown nothing is mistaken.
+//!
+//! The search for evidence looks at the beginning of each page up to the end of the file, and of files behind it.
+
+use thiserror::Error;
+
+use super::Lsn;
+use super::format::{BatchHeader, BatchOwner, HeaderFound, PAGE_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, VERSION};
+use super::record::{PART_FIRST, PART_LAST, PART_MASK, Raw, Reader, Record};
+use crate::id::Millis;
+use crate::limits::LOG_REPLAY_RECORDS;
+
+/// A file of the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// As its name says.
+    pub generation: u64,
+    pub segment: u64,
+    pub bytes: &'a [u8],
+}
+
+/// What is known of the log before it is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    pub database: [u8; 16],
+    /// The shard that wrote it.
+    pub shard: u16,
+    /// The last record whose effect is in the snapshot, which need not be in the log and is not shown; 0 without one.
+    pub base: Lsn,
+}
+
+/// What was read, when all of it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The last record in the log, or the base if there is none. The next log begins after this and after the base.
+    pub last_lsn: Lsn,
+    /// For the next log ([`super::LogStart::previous`]).
+    pub previous: Option<(Lsn, u32)>,
+    /// The last transaction over shards that is whole; 0: none.
+    pub last_txid: u64,
+    /// The latest time that a batch or header was written: the clock was there already.
+    pub wall_ms: Millis,
+    /// The process stopped in order.
+    pub is_sealed: bool,
+    /// Changes shown, and bytes of the log read, headers and padding included.
+    pub changes: u64,
+    pub bytes: u64,
+    pub tail: Tail,
+}
+
+/// What is behind the last record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tail {
+    /// Nothing of this log.
+    Sound,
+    /// What a crash left of writes that were not synced.
+    Torn(TornTail),
+}
+
+/// Bytes that are to be kept aside and zeroed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TornTail {
+    pub generation: u64,
+    pub segment: u64,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// Something that was durable is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("segment {segment} of generation {generation}, offset {offset}: {why}; {}", match first <= last {
+    true => format!("records {first} to {last} were durable and cannot be read"),
+    false => format!("record {first} and what follows cannot be read"),
+})]
+pub struct Damage {
+    pub generation: u64,
+    pub segment: u64,
+    /// Where reading stopped.
+    pub offset: u64,
+    /// The first record that is missing, and the last that is known to have been durable; less than the first if none is.
+    pub first: Lsn,
+    pub last: Lsn,
+    pub why: Why,
+}
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Why {
+    #[error("the header of the segment is damaged or missing")]
+    Header,
+    #[error("a batch is damaged or missing that a later one says was durable")]
+    Batch,
+    #[error("it does not end where the next segment says")]
+    Link,
+    #[error("the log begins after the snapshot ends")]
+    Start,
+    #[error("a whole batch is out of order")]
+    Order,
+    #[error("a whole batch has a record that cannot be read")]
+    Record,
+    #[error("it belongs to another database")]
+    Database,
+    #[error("it has format version {0}, and this program reads version {VERSION}")]
+    Version(u32),
+}
+
+/// A log that is being read.
+#[derive(Debug)]
+pub struct Replay<'a> {
+    expected: Expected,
+    segments: &'a [Segment<'a>],
+    /// The segment that is being read, and its header. None before the first one with a header.
+    current: Option<(usize, SegmentHeader)>,
+    offset: usize,
+    is_done: bool,
+    last_lsn: u64,
+    last_crc: u32,
+    /// What is read of a record that was cut, and its type and flags.
+    parts: Vec<u8>,
+    parts_of: Option<(u8, u8)>,
+    group: Vec<(Lsn, Record<'a>)>,
+    end: End,
+}
+
+impl<'a> Replay<'a> {
+    /// A reader of one shard's segments, sorted by generation, then number; from the first that may have records behind
+    /// the base on.
+    pub fn new(expected: Expected, segments: &'a [Segment<'a>]) -> Replay<'a> {
+        assert!(segments.is_sorted_by_key(|segment| (segment.generation, segment.segment)));
+        Replay {
+            expected,
+            segments,
+            current: None,
+            offset: 0,
+            is_done: false,
+            last_lsn: expected.base.0,
+            last_crc: 0,
+            parts: Vec::new(),
+            parts_of: None,
+            group: Vec::with_capacity(LOG_REPLAY_RECORDS),
+            end: End {
+                last_lsn: expected.base,
+                previous: None,
+                last_txid: 0,
+                wall_ms: Millis(0),
+                is_sealed: false,
+                changes: 0,
+                bytes: 0,
+                tail: Tail::Sound,
+            },
+        }
+    }
+
+    /// Reads one batch and shows its changes in order, several at a time. False: there are no more, and
+    /// [`Replay::end`] has the rest. After damage there is nothing more to be had.
+    pub fn step(&mut self, mut visit: impl FnMut(&[(Lsn, Record<'_>)])) -> Result<bool, Damage> {
+        loop {
+            if self.is_done {
+                return Ok(false);
+            }
+            if let Some((index, header)) = self.current
+                && let Some((batch, payload)) = self.batch_here(index, &header)
+            {
+                if batch.first_lsn != self.next_lsn()
+                    || batch.previous_crc != self.last_crc
+                    || batch.durable_lsn >= batch.first_lsn
+                {
+                    return Err(self.damage(batch.first_lsn.saturating_sub(1), Why::Order));
+                }
+                self.read_batch(&batch, payload, &mut visit)?;
+                return Ok(true);
+            }
+            self.next_segment()?;
+        }
+    }
+
+    /// What was read, when [`Replay::step`] has returned false.
+    pub fn end(&self) -> End {
+        assert!(self.is_done);
+        self.end
+    }
+
+    /// Bytes read so far, headers and padding included.
+    pub fn bytes_read(&self) -> u64 {
+        self.end.bytes
+    }
+
+    fn next_lsn(&self) -> u64 {
+        self.last_lsn.saturating_add(1)
+    }
+
+    /// The batch of this log at the current place, if it is whole.
+    fn batch_here(&self, index: usize, header: &SegmentHeader) -> Option<(BatchHeader, &'a [u8])> {
+        let bytes = self.segments[index].bytes.get(self.offset..)?;
+        whole_batch(bytes, |owner| *owner == owner_of(header))
+    }
+
+    fn read_batch(
+        &mut self,
+        batch: &BatchHeader,
+        payload: &'a [u8],
+        visit: &mut impl FnMut(&[(Lsn, Record<'_>)]),
+    ) -> Result<(), Damage> {
+        let mut reader = Reader(payload);
+        for at in 0..batch.count as u64 {
+            let lsn = Lsn(batch.first_lsn.saturating_add(at));
+            let is_read = reader.record().and_then(|raw| self.read_record(lsn, raw, visit));
+            if is_read.is_none() {
+                return Err(self.damage(batch.end_lsn().saturating_sub(1), Why::Record));
+            }
+        }
+        if !reader.0.is_empty() {
+            return Err(self.damage(batch.end_lsn().saturating_sub(1), Why::Record));
+        }
+        self.show(visit);
+        self.last_lsn = batch.end_lsn().saturating_sub(1);
+        self.last_crc = batch.crc;
+        self.offset += batch.batch_bytes();
+        let end = &mut self.end;
+        end.last_lsn = Lsn(self.last_lsn);
+        end.previous = Some((end.last_lsn, self.last_crc));
+        end.last_txid = end.last_txid.max(batch.last_txid);
+        end.wall_ms = end.wall_ms.max(Millis(batch.wall_ms));
+        end.is_sealed = batch.is_seal;
+        end.bytes += batch.batch_bytes() as u64;
+        Ok(())
+    }
+
+    /// None: it cannot be read.
+    #[inline]
+    fn read_record(&mut self, lsn: Lsn, raw: Raw<'a>, visit: &mut impl FnMut(&[(Lsn, Record<'_>)])) -> Option<()> {
+        let is_wanted = lsn > self.expected.base;
+        if raw.part() == 0 {
+            if self.parts_of.is_some() {
+                return None;
+            }
+            if is_wanted {
+                if self.group.len() == LOG_REPLAY_RECORDS {
+                    self.show(visit);
+                }
+                self.group.push((lsn, raw.whole()?));
+            }
+            return Some(());
+        }
+        let of = (raw.kind, raw.flags & !PART_MASK);
+        match (raw.part(), self.parts_of) {
+            (PART_FIRST, None) => self.parts_of = Some(of),
+            (PART_FIRST, Some(_)) => return None,
+            (_, Some(begun)) if begun == of => {}
+            // Its beginning is in a segment that the snapshot has made superfluous.
+            (_, None) if !is_wanted => return Some(()),
+            _ => return None,
+        }
+        self.parts.extend_from_slice(raw.rest);
+        if raw.part() == PART_LAST {
+            self.show(visit);
+            let record = Record::decode(raw.kind, raw.flags, &self.parts)?;
+            if is_wanted {
+                visit(&[(lsn, record)]);
+                self.end.changes += 1;
+            }
+            self.parts = Vec::new();
+            self.parts_of = None;
+        }
+        Some(())
+    }
+
+    fn show(&mut self, visit: &mut impl FnMut(&[(Lsn, Record<'_>)])) {
+        if !self.group.is_empty() {
+            visit(&self.group);
+            self.end.changes += self.group.len() as u64;
+            self.group.clear();
+        }
+    }
+
+    /// Goes on to the next segment with a header if the current one ends where that says, or to the end.
+    fn next_segment(&mut self) -> Result<(), Damage> {
+        let from = self.current.map_or(0, |(index, _)| index + 1);
+        for index in from..self.segments.len() {
+            let Some(next) = self.header_of(index)? else { continue };
+            let is_in_snapshot = next.first_lsn <= self.expected.base.0.saturating_add(1);
+            match self.current {
+                None if !is_in_snapshot => {
+                    let (first, last) = (self.expected.base.0.saturating_add(1), next.first_lsn - 1);
+                    return Err(damage(&self.segments[index], 0, first, last, Why::Start));
+                }
+                Some((_, current)) if !self.follows(&current, &next, is_in_snapshot) => {
+                    return Err(self.damage(next.first_lsn - 1, Why::Link));
+                }
+                Some((_, current)) if current.generation == next.generation => {}
+                // What was begun in a generation is not continued in the next.
+                _ => {
+                    self.parts = Vec::new();
+                    self.parts_of = None;
+                }
+            }
+            self.enter(index, next);
+            return Ok(());
+        }
+        self.end.tail = self.judge(from)?;
+        self.is_done = true;
+        Ok(())
+    }
+
+    fn follows(&self, current: &SegmentHeader, next: &SegmentHeader, is_in_snapshot: bool) -> bool {
+        let is_same_log = current.generation != next.generation
+            || (current.segment.wrapping_add(1) == next.segment && current.salt == next.salt);
+        let is_linked = match next.previous {
+            Some(previous) => previous == (self.last_lsn, self.last_crc),
+            // It was begun behind a snapshot.
+            None => is_in_snapshot || self.end.previous.is_none(),
+        };
+        let is_without_gap = next.first_lsn == self.next_lsn() || is_in_snapshot && next.first_lsn > self.last_lsn;
+        is_same_log && is_linked && is_without_gap
+    }
+
+    fn enter(&mut self, index: usize, header: SegmentHeader) {
+        self.current = Some((index, header));
+        self.offset = SEGMENT_HEADER_BYTES;
+        self.last_lsn = header.first_lsn - 1;
+        self.last_crc = header.previous.map_or(0, |(_, crc)| crc);
+        let end = &mut self.end;
+        end.last_lsn = Lsn(self.last_lsn);
+        end.previous = header.previous.map(|(last, crc)| (Lsn(last), crc));
+        end.last_txid = end.last_txid.max(header.last_txid);
+        end.wall_ms = end.wall_ms.max(Millis(header.wall_ms));
+        end.bytes += SEGMENT_HEADER_BYTES as u64;
+        end.is_sealed = false;
+    }
+
+    /// The header of a segment if it is this segment's, and not what an earlier use of the file left.
+    fn header_of(&self, index: usize) -> Result<Option<SegmentHeader>, Damage> {
+        let segment = &self.segments[index];
+        let refuse = |why| Err(damage(segment, 0, self.next_lsn(), self.last_lsn, why));
+        match SegmentHeader::parse(segment.bytes) {
+            HeaderFound::OtherVersion(version) => refuse(Why::Version(version)),
+            HeaderFound::Valid(header)
+                if (header.generation, header.segment, header.shard)
+                    == (segment.generation, segment.segment, self.expected.shard) =>
+            {
+                match header {
+                    _ if header.database != self.expected.database => refuse(Why::Database),
+                    // Records are numbered from 1.
+                    _ if header.first_lsn == 0 => refuse(Why::Order),
+                    _ => Ok(Some(header)),
+                }
+            }
+            HeaderFound::Valid(_) | HeaderFound::None => Ok(None),
+        }
+    }
+
+    /// What lies behind the last batch, when no later segment has a header. `from`: the first of the later ones.
+    fn judge(&self, from: usize) -> Result<Tail, Damage> {
+        let mut torn = None;
+        if let Some((index, header)) = self.current {
+            let segment = &self.segments[index];
+            let owner = owner_of(&header);
+            let rest = segment.bytes.get(self.offset..).unwrap_or_default();
+            let found = search(rest, |found| *found == owner);
+            if found.durable_lsn > self.last_lsn {
+                return Err(self.damage(found.durable_lsn, Why::Batch));
+            }
+            let end = if BatchHeader::resembles(rest, &owner, self.next_lsn()) {
+                found.end.max(PAGE_BYTES.min(rest.len()))
+            } else {
+                found.end
+            };
+            torn = torn_tail(segment, self.offset, end);
+        }
+        for segment in &self.segments[from..] {
+            let salt = self.current.filter(|(_, header)| header.generation == segment.generation).map(|(_, h)| h.salt);
+            let found = search(segment.bytes, |found| {
+                (found.generation, found.segment, found.shard)
+                    == (segment.generation, segment.segment, self.expected.shard)
+                    && salt.is_none_or(|salt| salt == found.salt)
+            });
+            if found.durable_lsn > self.last_lsn || found.is_header_durable {
+                return Err(damage(segment, 0, self.next_lsn(), found.durable_lsn, Why::Header));
+            }
+            torn = torn.or(torn_tail(segment, 0, found.end));
+        }
+        Ok(torn.map_or(Tail::Sound, Tail::Torn))
+    }
+
+    /// Damage at the current place.
+    fn damage(&self, last: u64, why: Why) -> Damage {
+        let (segment, offset) = match self.current {
+            Some((index, _)) => (&self.segments[index], self.offset),
+            None => (&self.segments[0], 0),
+        };
+        damage(segment, offset, self.next_lsn(), last, why)
+    }
+}
+
+fn damage(segment: &Segment<'_>, offset: usize, first: u64, last: u64, why: Why) -> Damage {
+    let Segment { generation, segment, .. } = *segment;
+    Damage { generation, segment, offset: offset as u64, first: Lsn(first), last: Lsn(last), why }
+}
+
+fn torn_tail(segment: &Segment<'_>, offset: usize, bytes: usize) -> Option<TornTail> {
+    let Segment { generation, segment, .. } = *segment;
+    (bytes > 0).then_some(TornTail { generation, segment, offset: offset as u64, bytes: bytes as u64 })
+}
+
+fn owner_of(header: &SegmentHeader) -> BatchOwner {
+    BatchOwner { salt: header.salt, generation: header.generation, segment: header.segment, shard: header.shard }
+}
+
+/// The batch at the beginning of `bytes`, if it is one of this owner's and as it was written.
+fn whole_batch(bytes: &[u8], is_own: impl Fn(&BatchOwner) -> bool) -> Option<(BatchHeader, &[u8])> {
+    let header = BatchHeader::parse(bytes).filter(|header| is_own(&header.owner))?;
+    Some((header, header.payload(bytes)?))
+}
+
+/// What is found behind the end of a log.
+#[derive(Default)]
+struct Found {
+    /// The highest that a whole batch says was durable.
+    durable_lsn: u64,
+    is_header_durable: bool,
+    /// Where the last batch ends, whole or not; 0 if there is none.
+    end: usize,
+}
+
+/// Looks for batches of this owner at the beginning of each page.
+fn search(bytes: &[u8], is_own: impl Fn(&BatchOwner) -> bool) -> Found {
+    let mut found = Found::default();
+    for at in (0..bytes.len()).step_by(PAGE_BYTES) {
+        let page = &bytes[at..];
+        let Some(header) = BatchHeader::parse(page).filter(|header| is_own(&header.owner)) else {
+            continue;
+        };
+        // Of a damaged header not even the length can be believed.
+        let mut batch_bytes = PAGE_BYTES;
+        if header.payload(page).is_some() {
+            found.durable_lsn = found.durable_lsn.max(header.durable_lsn);
+            found.is_header_durable |= header.is_header_durable;
+            batch_bytes = header.batch_bytes();
+        } else if header.batch_bytes() <= crate::limits::LOG_BATCH_BYTES_MAX {
+            batch_bytes = header.batch_bytes();
+        }
+        found.end = found.end.max(at + batch_bytes.min(page.len()));
+    }
+    found
+}

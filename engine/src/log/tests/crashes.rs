@@ -1,0 +1,262 @@
+//! Crashes: any sectors of what is not synced are lost, over files that were used before.
+
+use super::*;
+use crate::random::Random;
+use FsyncPolicy::{Always, EverySec, No};
+
+/// Sectors of the unsynced window whose subsets are all tried; of larger windows so many are sampled.
+const SECTORS_MAX: u32 = 16;
+const SAMPLES: u64 = 2000;
+
+/// Crashes in every way there is. What is read must be a beginning with all that is durable, and no refusal.
+fn crash_everyhow(world: &World) {
+    let unsynced: Vec<&(u64, u64)> =
+        world.files.iter().filter(|(_, file)| !file.unsynced.is_empty()).map(|(name, _)| name).collect();
+    let [name] = unsynced[..] else { panic!("the window lies in one segment") };
+    let file = &world.files[name];
+    let sectors: usize = file.unsynced.iter().map(|(_, bytes)| bytes.len() / SECTOR_BYTES).sum();
+    let durable = world.changes.partition_point(|(lsn, _)| *lsn <= world.journal.durable_lsn());
+    let mut contents = world.contents();
+    let place = contents.iter().position(|(generation, segment, _)| (*generation, *segment) == *name);
+    let place = place.expect("it is there");
+    let is_exhaustive = sectors as u32 <= SECTORS_MAX;
+    let mut random = Random(sectors as u64);
+    let mut most = 0;
+    for subset in 0..if is_exhaustive { 1 << sectors } else { SAMPLES } {
+        // Samples lose from almost none to almost all.
+        let one_in = random.next() % 20 + 1;
+        let mut bits = subset;
+        contents[place].2 = file.crashed(|| {
+            let is_kept = bits & 1 == 1;
+            bits >>= 1;
+            if is_exhaustive { is_kept } else { !random.next().is_multiple_of(one_in) }
+        });
+        let (count, result) = world.read(&contents);
+        let end = result.unwrap_or_else(|damage| panic!("{sectors} sectors, {subset:b}: {damage}"));
+        assert!(count >= durable, "{sectors} sectors, {subset:b}: {count} of {durable}");
+        assert!(end.last_lsn >= world.journal.durable_lsn());
+        most = most.max(count);
+    }
+    assert!(!is_exhaustive || most > durable || world.changes.len() == durable);
+}
+
+/// A log over recycled files, with something durable in it.
+fn begun() -> World {
+    let mut before = World::new(LogStart { salt: start(2, 1).salt, ..start(1, 1) });
+    for _ in 0..12 {
+        before.set("stale", &[b's'; 3000]);
+        before.settle(Always);
+    }
+    let mut world = World::new(start(2, 1));
+    world.recycled = before.contents().into_iter().map(|(.., bytes)| bytes).collect();
+    world.recycled.reverse();
+    world
+}
+
+fn write_unsynced(world: &mut World) {
+    let write = world.journal.poll_write(world.now, Always).expect("something to write");
+    world.put(&write);
+}
+
+#[test]
+fn the_first_header() {
+    let mut world = begun();
+    write_unsynced(&mut world);
+    crash_everyhow(&world);
+}
+
+#[test]
+fn one_write_of_a_page() {
+    let mut world = begun();
+    world.settle(Always);
+    world.set("a", &[b'a'; 3000]);
+    write_unsynced(&mut world);
+    crash_everyhow(&world);
+}
+
+#[test]
+fn a_batch_of_two_pages() {
+    let mut world = begun();
+    world.settle(Always);
+    (0..10).for_each(|at| world.set(&at.to_string(), &[b'a'; 600]));
+    write_unsynced(&mut world);
+    crash_everyhow(&world);
+}
+
+#[test]
+fn two_writes_of_a_page_each() {
+    let mut world = begun();
+    world.settle(Always);
+    for key in ["a", "b"] {
+        world.now.0 += 10;
+        world.set(key, &[b'a'; 3000]);
+        world.now.0 += 10;
+        assert!(!world.write(No));
+        world.now.0 += 10;
+        assert!(world.write(No) || key == "b");
+    }
+    crash_everyhow(&world);
+}
+
+#[test]
+fn the_header_of_a_later_segment_with_its_first_batch() {
+    let mut world = begun();
+    world.settle(Always);
+    world.set("a", &[b'a'; 3000]);
+    world.settle(Always);
+    world.set("b", &[b'b'; 3000]);
+    world.settle(Always);
+    world.set("c", &[b'c'; 3000]);
+    write_unsynced(&mut world);
+    assert_eq!(world.files.len(), 2);
+    crash_everyhow(&world);
+}
+
+#[test]
+fn a_cut_value_and_what_is_behind_it() {
+    let mut world = begun();
+    world.start = LogStart { first_segment_bytes: 64 * 4096, segment_bytes: 64 * 4096, ..world.start };
+    world.journal.begin(world.start);
+    world.settle(Always);
+    world.set("a", &[b'a'; 300 << 10]);
+    world.set("b", b"1");
+    while world.files.len() < 2 {
+        write_unsynced(&mut world);
+        if world.files.len() < 2 {
+            let file = world.files.values_mut().next_back().expect("a file");
+            file.sync();
+            // As if it had been given back.
+            world.journal.handle_written(Ok(true), super::super::Buffer::default());
+        }
+    }
+    crash_everyhow(&world);
+}
+
+/// Random changes, policies, moments to write, crashes, snapshots and recycled files, through many generations.
+#[test]
+fn a_life_with_crashes() {
+    for seed in 0..400 {
+        live(Random(seed));
+    }
+}
+
+fn below(random: &mut Random, end: u64) -> u64 {
+    random.next() % end
+}
+
+fn random_change(random: &mut Random, world: &mut World) {
+    let keyspace = KeyspaceId(below(random, 300) as u32);
+    let key_bytes_max = if below(random, 30) == 0 { 20_000 } else { 20 };
+    let key = vec![b'k'; below(random, key_bytes_max) as usize];
+    let value_bytes_max = if below(random, 10) == 0 { 30_000 } else { 600 };
+    let value = vec![random.next() as u8; below(random, value_bytes_max) as usize];
+    let version = (below(random, 4) == 0).then(|| random.next());
+    let expire_ms = if below(random, 2) == 0 { 0 } else { random.next() };
+    let (key, value) = (&key[..], &value[..]);
+    match below(random, 10) {
+        0 => world.log(Record::Remove { keyspace, key }),
+        1 => world.log(Record::Expire { keyspace, key, expire_ms, version }),
+        2 => world.log(Record::WriteAt { keyspace, key, offset: random.next(), bytes: value, version }),
+        3 => world.log(Record::Map { db: random.next() as u8, keyspace }),
+        4 => world.log(Record::Swap { one: random.next() as u8, other: random.next() as u8 }),
+        5 => {
+            let mut effects = Effects::default();
+            effects.push(&Record::Set { keyspace, key, value, expire_ms, version });
+            effects.push(&Record::Remove { keyspace, key });
+            let txid = world.journal.last_txid() + 1 + below(random, 3);
+            world.log(Effects::join([(1, &effects), (3, &effects)]).transaction(txid));
+        }
+        _ => world.log(Record::Set { keyspace, key, value, expire_ms, version }),
+    }
+}
+
+fn live(mut random: Random) {
+    let random = &mut random;
+    let mut world = World::new(start(1, 1));
+    // The last record in the snapshot, and files that are not needed because of it.
+    let mut base = Lsn(0);
+    let mut policy = Always;
+    for _ in 0..below(random, 6) + 2 {
+        for _ in 0..below(random, 60) {
+            (0..below(random, 8)).for_each(|_| random_change(random, &mut world));
+            if below(random, 20) == 0 {
+                policy = [Always, EverySec, No][below(random, 3) as usize];
+            }
+            world.now.0 += [0, 1, 10, 500][below(random, 4) as usize];
+            let deadline = world.journal.next_deadline(world.now, policy);
+            let has_written = world.write(policy);
+            assert_eq!(has_written, deadline.is_some_and(|at| at <= world.now), "{deadline:?} at {:?}", world.now);
+            if below(random, 30) == 0 {
+                snapshot(&mut world, &mut base);
+            }
+        }
+        if below(random, 4) == 0 {
+            world.seal();
+        } else if let Some(write) = world.journal.poll_write(world.now, policy) {
+            // The process ends while this one is under way.
+            world.put(&write);
+        }
+        restart(random, &mut world, base);
+    }
+}
+
+/// What a snapshot up to what is durable makes superfluous is used again.
+fn snapshot(world: &mut World, base: &mut Lsn) {
+    // A snapshot is of the state between two changes, not within one that was cut.
+    let durable = world.changes.partition_point(|(lsn, _)| *lsn <= world.journal.durable_lsn());
+    *base = world.changes[..durable].last().map_or(Lsn(0), |(lsn, _)| *lsn);
+    let names: Vec<_> = world.files.keys().copied().collect();
+    for pair in names.windows(2) {
+        let next = super::super::format::SegmentHeader::parse(&world.files[&pair[1]].crashed(|| true));
+        if matches!(next, super::super::format::HeaderFound::Valid(header) if header.first_lsn <= base.0 + 1) {
+            let file = world.files.remove(&pair[0]).expect("it is there");
+            world.recycled.insert(0, file.durable);
+        } else {
+            break;
+        }
+    }
+}
+
+/// Crashes, reads what is left, and goes on in a new generation.
+fn restart(random: &mut Random, world: &mut World, base: Lsn) {
+    let is_sealed = world.journal.is_sealed();
+    let durable = world.journal.durable_lsn();
+    let one_in = below(random, 20) + 1;
+    for file in world.files.values_mut() {
+        let bytes = file.crashed(|| below(random, one_in) != 0);
+        *file = File { durable: bytes, unsynced: Vec::new() };
+    }
+    let mut contents = world.contents();
+    // The file that would have been next, as it was used before.
+    if let Some(next) = world.recycled.last() {
+        contents.push((world.start.generation, world.journal.segment().unwrap_or(1) + 1, next.clone()));
+    }
+    let (count, result) = read(Expected { base, ..world.expected() }, &contents, &world.changes);
+    let end = result.unwrap_or_else(|damage| panic!("{damage}"));
+    assert!(end.last_lsn >= durable && end.is_sealed == is_sealed | end.is_sealed);
+    assert!(!is_sealed || end.is_sealed && count == world.changes.len());
+    world.changes.truncate(count);
+    if let Tail::Torn(tail) = end.tail {
+        assert!(!is_sealed);
+        // Not zeroed by a repair of long ago, or by one that was interrupted: the next generation says where it ended.
+        if below(random, 4) != 0 {
+            let file = world.files.get_mut(&(tail.generation, tail.segment)).expect("it is there");
+            file.durable[tail.offset as usize..][..tail.bytes as usize].fill(0);
+        }
+    }
+    if below(random, 2) == 0 {
+        let (again, result) = read(Expected { base, ..world.expected() }, &world.contents(), &world.changes);
+        assert!(again == count && result.is_ok_and(|again| again.last_lsn == end.last_lsn));
+    }
+    let generation = world.start.generation + 1;
+    world.start = LogStart {
+        next_lsn: Lsn(end.last_lsn.max(base).0 + 1),
+        last_txid: end.last_txid,
+        previous: end.previous,
+        segment: if below(random, 2) == 0 { 1 } else { world.journal.segment().unwrap_or(1) + 1 },
+        ..start(generation, 1)
+    };
+    world.journal = Journal::off();
+    world.journal.begin(world.start);
+    world.write(Always);
+}

@@ -1,0 +1,260 @@
+//! What the journal hands out and when, and that a whole log is read as it was written.
+
+use super::*;
+use crate::limits::{LOG_PENDING_BYTES_MAX, LOG_WRITE_BYTES_MAX};
+use crate::log::{Buffer, WriteError, WriteStep, segment_bytes};
+use FsyncPolicy::{Always, EverySec, No};
+
+/// A log that the header of is written.
+fn begun() -> World {
+    let mut world = World::new(start(1, 1));
+    assert!(world.write(Always));
+    world
+}
+
+fn large() -> World {
+    World::new(LogStart { segment_bytes: 100 << 20, first_segment_bytes: 4 << 20, ..start(1, 1) })
+}
+
+#[test]
+fn a_journal_that_is_off_keeps_nothing() {
+    let mut journal = Journal::off();
+    journal.set(KeyspaceId(0), b"k", b"v", 0, None);
+    journal.seal();
+    assert!(!journal.is_on() && journal.pending_bytes() == 0 && journal.last_lsn() == Lsn(0));
+    assert!(journal.poll_write(Millis(1), Always).is_none());
+    assert_eq!(journal.next_deadline(Millis(1), Always), None);
+}
+
+#[test]
+fn the_first_header_is_written_alone_and_synced() {
+    for policy in [Always, EverySec, No] {
+        let mut world = World::new(start(1, 1));
+        world.set("k", b"v");
+        let write = world.journal.poll_write(world.now, policy).expect("the header");
+        assert_eq!((write.segment, write.offset, write.buffer.len(), write.sync), (1, 0, 4096, true));
+        assert_eq!(write.last_lsn, Lsn(0));
+    }
+}
+
+#[test]
+fn always_writes_at_once_with_a_sync_and_one_at_a_time() {
+    let mut world = begun();
+    assert_eq!(world.journal.next_deadline(world.now, Always), None);
+    world.set("a", b"1");
+    assert_eq!(world.journal.next_deadline(world.now, Always), Some(world.now));
+    let write = world.journal.poll_write(world.now, Always).expect("a record");
+    assert_eq!((write.offset, write.buffer.len(), write.sync, write.last_lsn), (4096, 4096, true, Lsn(1)));
+    world.set("b", b"2");
+    assert!(world.journal.poll_write(world.now, Always).is_none());
+    assert_eq!(world.journal.next_deadline(world.now, Always), None);
+    assert_eq!((world.journal.written_lsn(), world.journal.durable_lsn()), (Lsn(0), Lsn(0)));
+    world.journal.handle_written(Ok(true), write.buffer);
+    assert_eq!((world.journal.written_lsn(), world.journal.durable_lsn()), (Lsn(1), Lsn(1)));
+    assert_eq!(world.journal.poll_write(world.now, Always).map(|write| write.last_lsn), Some(Lsn(2)));
+}
+
+#[test]
+fn everysec_writes_after_ten_milliseconds_and_syncs_after_a_second() {
+    let mut world = begun();
+    let begun = world.now;
+    world.set("a", b"1");
+    assert!(!world.write(EverySec));
+    assert_eq!(world.journal.next_deadline(world.now, EverySec), Some(Millis(begun.0 + 10)));
+    world.now.0 += 10;
+    assert!(world.write(EverySec));
+    assert_eq!((world.journal.written_lsn(), world.journal.durable_lsn()), (Lsn(1), Lsn(0)));
+    // Nothing new: the second after the last sync began is waited for, then there is a sync without a write.
+    assert!(!world.write(EverySec));
+    assert_eq!(world.journal.next_deadline(world.now, EverySec), Some(Millis(begun.0 + 1000)));
+    world.now.0 = begun.0 + 1000;
+    let write = world.journal.poll_write(world.now, EverySec).expect("a sync");
+    assert!(write.buffer.is_empty() && write.sync && write.last_lsn == Lsn(1));
+    world.journal.handle_written(Ok(true), write.buffer);
+    assert_eq!(world.journal.durable_lsn(), Lsn(1));
+    assert_eq!(world.journal.next_deadline(world.now, EverySec), None);
+}
+
+#[test]
+fn no_writes_like_everysec_and_syncs_segments_only() {
+    let mut world = begun();
+    world.set("a", b"1");
+    world.now.0 += 1;
+    assert!(!world.write(No));
+    world.now.0 += 100_000;
+    assert!(world.write(No) && !world.write(No));
+    assert_eq!((world.journal.written_lsn(), world.journal.durable_lsn()), (Lsn(1), Lsn(0)));
+    assert_eq!(world.journal.next_deadline(world.now, No), None);
+    // The policy can change: what is written is synced at once, or when it is due.
+    assert_eq!(world.journal.next_deadline(world.now, Always), Some(world.now));
+    assert!(world.write(Always));
+    assert_eq!(world.journal.durable_lsn(), Lsn(1));
+    // The page that is left in the segment, and one more for the next.
+    world.set("b", &[b'b'; 3000]);
+    world.set("c", &[b'c'; 3000]);
+    assert!(world.write(No));
+    assert_eq!((world.journal.durable_lsn(), world.journal.segment()), (Lsn(2), Some(2)));
+}
+
+#[test]
+fn a_clock_that_is_set_back_delays_nothing() {
+    let mut world = begun();
+    world.set("a", b"1");
+    assert!(!world.write(EverySec));
+    world.now.0 -= 500_000;
+    assert!(!world.write(EverySec));
+    world.now.0 += 10;
+    assert!(world.write(EverySec));
+    world.now.0 += 1000;
+    assert!(world.write(EverySec));
+    assert_eq!(world.journal.durable_lsn(), Lsn(1));
+}
+
+#[test]
+fn a_full_batch_is_written_at_once() {
+    let mut world = large();
+    world.settle(EverySec);
+    let value = [b'v'; 1000];
+    while world.journal.pending_bytes() < 200 << 10 {
+        world.set("key", &value);
+        assert!(world.journal.poll_write(world.now, EverySec).is_none());
+    }
+    while world.journal.pending_bytes() < 300 << 10 {
+        world.set("key", &value);
+    }
+    let write = world.journal.poll_write(world.now, EverySec).expect("a full batch");
+    assert!(write.buffer.len() > 256 << 10 && write.last_lsn == world.journal.last_lsn());
+}
+
+#[test]
+fn pending_bytes_count_what_is_formed_queued_and_in_flight() {
+    let mut world = large();
+    world.settle(Always);
+    assert_eq!(world.journal.pending_bytes(), 0);
+    let value = vec![b'v'; 100_000];
+    let mut logged = 0;
+    while world.journal.pending_bytes() < LOG_PENDING_BYTES_MAX {
+        world.set("key", &value);
+        logged += value.len();
+        assert!(world.journal.pending_bytes() >= logged);
+        // Batches of 256 KiB take two of these: the rest is not filled.
+        assert!(world.journal.pending_bytes() <= logged * 3 / 2 + LOG_WRITE_BYTES_MAX);
+    }
+    let pending = world.journal.pending_bytes();
+    let write = world.journal.poll_write(world.now, No).expect("much");
+    assert_eq!(world.journal.pending_bytes(), pending);
+    let len = write.buffer.len();
+    world.journal.handle_written(Ok(false), write.buffer);
+    assert_eq!(world.journal.pending_bytes(), pending - len);
+    world.settle(Always);
+    assert_eq!(world.journal.pending_bytes(), 0);
+}
+
+#[test]
+fn a_failed_write_poisons_until_the_log_is_begun_again() {
+    let mut world = begun();
+    world.set("a", b"1");
+    let write = world.journal.poll_write(world.now, Always).expect("a record");
+    let error = WriteError { step: WriteStep::Sync, errno: 5 };
+    world.journal.handle_written(Err(error), write.buffer);
+    assert!(world.journal.is_poisoned() && !world.journal.is_on() && world.journal.error() == Some(error));
+    assert_eq!(error.to_string(), "a sync of the log failed: system error 5");
+    world.journal.set(KeyspaceId(0), b"b", b"2", 0, None);
+    assert!(world.journal.poll_write(world.now, Always).is_none() && world.journal.pending_bytes() == 0);
+    assert_eq!((world.journal.last_lsn(), world.journal.durable_lsn()), (Lsn(1), Lsn(0)));
+    world.journal.begin(start(2, 2));
+    assert!(world.journal.is_on() && !world.journal.is_poisoned());
+}
+
+#[test]
+#[should_panic(expected = "a write is in flight")]
+fn what_was_not_handed_out_cannot_be_through() {
+    begun().journal.handle_written(Ok(true), Buffer::default());
+}
+
+#[test]
+fn segments_grow_to_their_full_length() {
+    let lengths: Vec<u64> = [0, 1, 2, 3, 4, 5, 63, 64, u64::MAX].map(|at| segment_bytes(4, 100, at)).into();
+    assert_eq!(lengths, [4, 8, 16, 32, 64, 100, 100, 100, 100]);
+}
+
+#[test]
+fn all_kinds_of_changes_are_read_as_they_were_written() {
+    for policy in [Always, EverySec, No] {
+        let mut world = World::new(start(1, 1));
+        let (keyspace, version) = (KeyspaceId(7), Some(9));
+        let key: &[u8] = b"key";
+        world.log(Record::Set { keyspace, key, value: &[], expire_ms: 5, version });
+        world.log(Record::Remove { keyspace, key });
+        world.log(Record::Expire { keyspace, key, expire_ms: 0, version: None });
+        world.log(Record::WriteAt { keyspace, key, offset: 1 << 40, bytes: b"x", version });
+        world.log(Record::Map { db: 1, keyspace });
+        world.log(Record::Swap { one: 1, other: 2 });
+        let mut effects = Effects::default();
+        effects.push(&Record::Remove { keyspace, key });
+        world.log(Effects::join([(0, &effects), (1, &effects)]).transaction(77));
+        // Over several segments, the long one with a key that is cut too.
+        let long = [b'k'; 9000];
+        world.log(Record::Set { keyspace, key: &long, value: &[b'v'; 70_000], expire_ms: 5, version });
+        world.log(Record::WriteAt { keyspace, key, offset: 3, bytes: &long, version: None });
+        world.settle(policy);
+        world.set("after", b"it");
+        world.seal();
+        let (count, result) = world.read(&world.contents());
+        let end = result.expect("undamaged");
+        assert_eq!((count, end.tail, end.is_sealed), (10, Tail::Sound, true));
+        assert_eq!((end.last_lsn, end.last_txid, end.changes), (world.journal.last_lsn(), 77, 10));
+        assert_eq!(end.wall_ms, world.now);
+        assert!(world.files.len() > 4);
+    }
+}
+
+#[test]
+fn a_log_goes_on_in_the_next_generation() {
+    let mut world = World::new(start(1, 1));
+    world.set("a", b"1");
+    world.seal();
+    for generation in 2..5 {
+        let (_, result) = world.read(&world.contents());
+        let end = result.expect("undamaged");
+        let next_lsn = Lsn(end.last_lsn.0 + 1);
+        world.start = LogStart { next_lsn, previous: end.previous, ..start(generation, 1) };
+        world.journal.begin(world.start);
+        // The third one logs nothing.
+        if generation != 3 {
+            world.set("b", &vec![b'b'; 3000 * generation as usize]);
+        }
+        world.settle(Always);
+    }
+    let contents = world.contents();
+    assert_eq!(world.read(&contents).0, world.changes.len());
+    // From a snapshot on, the segments before it are not needed.
+    let base = world.changes[0].0;
+    let expected = Expected { base, ..world.expected() };
+    let (count, result) = read(expected, &contents[1..], &world.changes);
+    assert!(is_sound(&result) && count == world.changes.len());
+    let (_, result) = world.read(&contents[1..]);
+    assert_eq!(result.map_err(|damage| (damage.first, damage.last)), Err((Lsn(1), base)));
+}
+
+#[test]
+fn changes_behind_a_seal_are_sealed_again() {
+    let mut world = begun();
+    world.seal();
+    world.set("late", b"1");
+    assert!(!world.journal.is_sealed());
+    world.settle(EverySec);
+    assert!(world.journal.is_sealed());
+    let (count, result) = world.read(&world.contents());
+    assert!(count == 1 && result.is_ok_and(|end| end.is_sealed));
+}
+
+#[test]
+fn what_is_longer_than_a_write_goes_through() {
+    let mut world = large();
+    world.set("long", &vec![b'v'; 6 << 20]);
+    world.set("next", b"1");
+    world.seal();
+    let (count, result) = world.read(&world.contents());
+    assert!(count == 2 && is_sound(&result));
+}
