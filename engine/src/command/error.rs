@@ -24,6 +24,7 @@ pub enum Error {
     DbIndexOutOfRange,
     WrongArity,
     NoAuth,
+    Loading,
     NoPasswordSet,
     WrongPassword,
     NoProto,
@@ -70,6 +71,7 @@ impl Error {
             Error::InvalidCursor => "ERR invalid cursor",
             Error::DbIndexOutOfRange => "ERR DB index is out of range",
             Error::NoAuth => "NOAUTH Authentication required.",
+            Error::Loading => "LOADING Torc is loading the dataset in memory",
             Error::NoPasswordSet => {
                 "ERR AUTH <password> called without any password configured for the default user. Are you sure your \
                  configuration is correct?"

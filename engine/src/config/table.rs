@@ -53,7 +53,7 @@ pub(super) static ROWS: &[Row] = &[
     row("aof-use-rdb-preamble", Bool, "yes", RunTime, WithoutEffect, "Begin a rewritten append-only file with a snapshot."),
     row("appenddirname", FileName, "appendonlydir", AtStart, WithoutEffect, "Directory of the append-only files."),
     row("appendfilename", FileName, "appendonly.aof", AtStart, WithoutEffect, "Base name of the append-only files."),
-    row("append-segment-size", Memory { min: 4 << 20, max: 4 << 30 }, "100mb", AtStart, Applied(|config, value| config.segment_bytes = value.number()), "Length of a file of the log.").torc(),
+    row("append-segment-size", Memory { min: 4 << 20, max: 4 << 30 }, "100mb", AtStart, Applied(|config, value| config.segment_bytes = value.bytes()), "Length of a file of the log.").torc(),
     row("appendfsync", Enum(&["everysec", "always", "no"]), "everysec", RunTime, Applied(|config, value| config.fsync = fsync(value)), "When the log is synced."),
     row("appendonly", Bool, "no", AtStart, Applied(|config, value| config.append_only = value.bool()), "Log every write to disk."),
     row("auto-aof-rewrite-min-size", Memory { min: 0, max: LONG_MAX }, "64mb", RunTime, WithoutEffect, "Smallest append-only file that is rewritten by itself."),

@@ -1,5 +1,5 @@
-//! What a command must pass before it runs, in order. The client's own shard asks first (name, arity, login; later
-//! permission, rate, subscribe mode, MULTI), the owner of the key asks last: memory ([`super::budget`]; later loading, read-only).
+//! What a command must pass before it runs, in order. The client's own shard asks first (name, arity, login, loading; later
+//! permission, rate, subscribe mode, MULTI), the owner of the key asks last: memory ([`super::budget`]; later read-only).
 
 use torc_protocol::args::Args;
 
@@ -19,9 +19,20 @@ pub(super) enum Refusal {
     CrossProtocol,
 }
 
-/// The home gates: finds the command, or says why it is refused.
+/// What a command's flags must say for a client to use it now.
+#[inline]
+pub(super) fn required_flags(client: &Client, is_loading: bool) -> u32 {
+    (if client.authenticated { 0 } else { flag::NO_AUTH }) | (if is_loading { flag::LOADING } else { 0 })
+}
+
+/// The home gates: finds the command, or says why it is refused. `required` are [`required_flags`].
 #[inline(always)]
-pub(super) fn pass_home(args: Args<'_>, client: &Client, config: &Config) -> Result<Command, Refusal> {
+pub(super) fn pass_home(
+    args: Args<'_>,
+    client: &Client,
+    config: &Config,
+    required: u32,
+) -> Result<Command, Refusal> {
     let Some(mut command) = Command::of(args) else { return Err(unknown(args)) };
     let mut gate = command.gate();
     let count = args.len() as u32;
@@ -36,8 +47,9 @@ pub(super) fn pass_home(args: Args<'_>, client: &Client, config: &Config) -> Res
     if count < gate.args_min || count > gate.args_max {
         return Err(wrong_arity(command, args));
     }
-    if !client.authenticated && gate.flags & flag::NO_AUTH == 0 {
-        return Err(refuse(command, Error::NoAuth, args));
+    if gate.flags & required != required {
+        let login_first = required & !gate.flags & flag::NO_AUTH != 0;
+        return Err(refuse(command, if login_first { Error::NoAuth } else { Error::Loading }, args));
     }
     Ok(command)
 }

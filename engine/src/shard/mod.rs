@@ -32,6 +32,7 @@ use torc_protocol::resp::reply::{Dialect, ReplyBuffer};
 use crate::config::Config;
 use crate::id::{Millis, SessionId, ShardId};
 use crate::limits;
+use crate::log::{Journal, Lsn, Record};
 use crate::message::Frame;
 use crate::random::Random;
 use crate::route::Route;
@@ -141,6 +142,8 @@ pub struct Shard {
     buffer_bytes: u64,
     buffer_bytes_others: u64,
     stopping: bool,
+    /// Keys are refused: what the disk has is not there yet.
+    loading: bool,
 }
 
 /// The part of a shard that commands are executed on.
@@ -196,7 +199,32 @@ impl Shard {
             buffer_bytes: 0,
             buffer_bytes_others: 0,
             stopping: false,
+            loading: false,
         }
+    }
+
+    /// From now on commands on keys are refused, until [`Shard::end_loading`].
+    pub fn begin_loading(&mut self) {
+        self.loading = true;
+    }
+
+    /// Redoes changes that a log has, in order: of keys that are this shard's, and of databases.
+    pub fn redo(&mut self, records: &[(Lsn, Record<'_>)]) {
+        let (route, id) = (&self.route, self.core.id);
+        self.core.store.redo(records, |key| route.owner(key) == id);
+    }
+
+    /// All that the disk has is there. `now` is not before what the log says the clock had reached. The journal, if there
+    /// is to be one, has been begun: what expired meanwhile is removed.
+    pub fn end_loading(&mut self, now: Millis) {
+        self.core.store.end_redo(now);
+        self.core.config_changed();
+        self.loading = false;
+    }
+
+    /// The log, to be begun and written. Off until it is begun.
+    pub fn journal(&mut self) -> &mut Journal {
+        self.core.store.log().journal()
     }
 
     /// The settings as CONFIG SET left them; the same on every shard.

@@ -307,6 +307,7 @@ impl Shard {
             return if session.closing || self.stopping { Pause::Ended } else { Pause::Stall };
         }
         let limits = super::request_limits(&self.core.config, session.client.authenticated);
+        let required = gate::required_flags(&session.client, self.loading);
         loop {
             if !session.may_read() || !self.links.have_credit() {
                 return Pause::Stall;
@@ -338,7 +339,7 @@ impl Shard {
                 Err(error) => return Pause::Broken(error),
             };
             let args = Args::new(bytes, &batch.spans[first_span..], &batch.shared);
-            let command = match gate::pass_home(args, &session.client, &self.core.config) {
+            let command = match gate::pass_home(args, &session.client, &self.core.config, required) {
                 Ok(command) => command,
                 Err(refusal) => return Pause::Refused(refusal),
             };

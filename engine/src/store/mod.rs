@@ -13,6 +13,7 @@ mod evict;
 pub mod eviction;
 mod expiry;
 mod garbage;
+mod restore;
 mod space;
 mod table;
 

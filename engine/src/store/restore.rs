@@ -1,0 +1,117 @@
+//! Rebuilding a store from what its log says. Records are redone as they are: expiry is judged by nobody before the last
+//! of them, because a later one may lift it.
+
+use super::{Expiry, Key, KeyspaceId, NewValue, Store, is_expired};
+use crate::id::Millis;
+use crate::log::{Lsn, Record};
+
+/// A time at which nothing has expired.
+const NEVER_EXPIRED: Millis = Millis(0);
+
+impl Store {
+    /// Redoes changes, in order: those of keys that `owns` says are here, and those of databases. What belongs to a keyspace
+    /// that no number leads to any more is passed over. Some tens of records at a time hide the latency of memory.
+    pub fn redo(&mut self, records: &[(Lsn, Record<'_>)], mut owns: impl FnMut(&[u8]) -> bool) {
+        let mut known: Option<(KeyspaceId, Option<u8>)> = None;
+        let mut found = |store: &Store, keyspace: KeyspaceId| match known {
+            Some((id, db)) if id == keyspace => db,
+            _ => {
+                let db = store.database_of(keyspace);
+                known = Some((keyspace, db));
+                db
+            }
+        };
+        // Where databases are flushed or swapped meanwhile, the numbers that were looked up are worth nothing.
+        if records.iter().any(|(_, record)| matches!(record, Record::Map { .. } | Record::Swap { .. })) {
+            for (_, record) in records {
+                let key = self.key_of(record, |store, id| store.database_of(id)).filter(|key| owns(key.bytes));
+                self.redo_one(record, key);
+            }
+            return;
+        }
+        let keys: Vec<Option<Key<'_>>> = records
+            .iter()
+            .map(|(_, record)| self.key_of(record, &mut found).filter(|key| owns(key.bytes)))
+            .inspect(|key| {
+                if let Some(key) = key {
+                    self.prefetch_bucket(key.db, key.hash);
+                }
+            })
+            .collect();
+        keys.iter().flatten().for_each(|key| self.prefetch_entry(key.db, key.hash));
+        for ((_, record), key) in records.iter().zip(keys) {
+            self.redo_one(record, key);
+        }
+    }
+
+    fn key_of<'a>(
+        &self,
+        record: &Record<'a>,
+        mut database_of: impl FnMut(&Store, KeyspaceId) -> Option<u8>,
+    ) -> Option<Key<'a>> {
+        match *record {
+            Record::Set { keyspace, key, .. }
+            | Record::Remove { keyspace, key }
+            | Record::Expire { keyspace, key, .. }
+            | Record::WriteAt { keyspace, key, .. } => Some(self.key(database_of(self, keyspace)?, key)),
+            Record::Map { .. } | Record::Swap { .. } | Record::Transaction(_) => None,
+        }
+    }
+
+    fn redo_one(&mut self, record: &Record<'_>, key: Option<Key<'_>>) {
+        let now = NEVER_EXPIRED;
+        match (*record, key) {
+            (Record::Set { value, expire_ms, .. }, Some(key)) => {
+                let expiry = if expire_ms == 0 { Expiry::Never } else { Expiry::At(Millis(expire_ms)) };
+                self.set(key, NewValue::from(value), expiry, now);
+            }
+            (Record::Remove { .. }, Some(key)) => {
+                self.remove(key, now);
+            }
+            (Record::Expire { expire_ms, .. }, Some(key)) => {
+                self.set_expiry(key, Some(Millis(expire_ms)).filter(|at| at.0 > 0), now);
+            }
+            (Record::WriteAt { offset, bytes, .. }, Some(key)) => {
+                self.write_at(key, offset as usize, bytes, now);
+            }
+            (Record::Map { db, keyspace }, _) => self.map(db, keyspace),
+            (Record::Swap { one, other }, _) if usize::from(one.max(other)) < self.databases() => self.swap(one, other),
+            _ => {}
+        }
+    }
+
+    /// A number leads to a keyspace that was given this id, and is empty.
+    fn map(&mut self, db: u8, id: KeyspaceId) {
+        if usize::from(db) < self.databases() && id.0 >= self.next_id {
+            self.next_id = id.0;
+            // There is an id left: this one.
+            let _ = self.clear(usize::from(db)..usize::from(db) + 1);
+        }
+    }
+
+    /// Ends the rebuilding: what was due at `now` is gone, and counters begin. `now` is not before what the log says the
+    /// clock had reached.
+    pub fn end_redo(&mut self, now: Millis) {
+        let mut due = Vec::new();
+        for db in 0..self.databases() as u8 {
+            if self.expiring(db) == 0 {
+                continue;
+            }
+            let hasher = &self.hasher;
+            let rehash = |entry: super::EntryRef| super::hash_of(hasher, entry.key());
+            self.keyspaces[db as usize].table.scan(0, usize::MAX, &rehash, |entry| {
+                if is_expired(entry, now) {
+                    due.push((db, rehash(entry)));
+                }
+            });
+        }
+        for (db, hash) in due {
+            let table = &self.keyspaces[db as usize].table;
+            if let Some(place) = table.find_by(hash, |entry| is_expired(entry, now)) {
+                self.remove_at(db, place);
+            }
+        }
+        self.reset_counters();
+        self.counters.changes = 0;
+    }
+}

@@ -1,0 +1,244 @@
+//! Changes go to the log, and come back from it; under `appendfsync always` replies wait for the disk.
+//!
+//! `torc_sim::Shards` plays the runtime, and [`Disk`] the disk: what was written, and what of it is durable.
+
+use std::collections::BTreeMap;
+
+use torc_engine::log::{Expected, FsyncPolicy, LogStart, Lsn, Replay, Segment};
+use torc_sim::{Connection, Shards, encode};
+
+const SEGMENT_BYTES: u64 = 1 << 20;
+const TAG_OF: [&str; 2] = ["{user:7}", "{user:1}"];
+
+/// The files of each shard's log, by number.
+#[derive(Default)]
+struct Disk {
+    segments: Vec<BTreeMap<u64, Vec<u8>>>,
+}
+
+impl Disk {
+    /// Begins a log on every shard, behind what is there.
+    fn begin(&mut self, shards: &mut Shards, generation: u64, next: &[Lsn]) {
+        let count = shards.shards.len();
+        self.segments.resize_with(count, BTreeMap::new);
+        for (index, shard) in shards.shards.iter_mut().enumerate() {
+            shard.journal().begin(LogStart {
+                database: [7; 16],
+                generation,
+                shard: index as u16,
+                shards: count as u16,
+                segment: 1,
+                salt: generation << 8 | index as u64,
+                next_lsn: next.get(index).copied().unwrap_or(Lsn(1)),
+                last_txid: 0,
+                segment_bytes: SEGMENT_BYTES,
+                first_segment_bytes: SEGMENT_BYTES,
+                previous: None,
+            });
+            shard.end_loading(shards.machine.now);
+        }
+    }
+
+    /// Writes what there is to write on one shard; whether there was something.
+    fn write(&mut self, shards: &mut Shards, shard: usize, policy: FsyncPolicy) -> bool {
+        let now = shards.machine.now;
+        let journal = shards.shards[shard].journal();
+        let Some(write) = journal.poll_write(now, policy) else { return false };
+        let file = self.segments[shard].entry(write.segment).or_insert_with(|| vec![0; SEGMENT_BYTES as usize]);
+        let bytes = write.buffer.as_slice();
+        file[write.offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        journal.handle_written(Ok(write.sync), write.buffer);
+        true
+    }
+
+    fn write_all(&mut self, shards: &mut Shards, policy: FsyncPolicy) {
+        for shard in 0..shards.shards.len() {
+            while self.write(shards, shard, policy) {}
+        }
+    }
+
+    /// What a process does that is killed a second after its last change.
+    fn write_after_a_second(&mut self, shards: &mut Shards) {
+        for _ in 0..4 {
+            self.write_all(shards, FsyncPolicy::EverySec);
+            shards.advance(250);
+        }
+    }
+
+    /// Other shards that have redone all of it.
+    fn recover(&self, settings: &[(&str, &[&str])]) -> (Shards, Vec<Lsn>) {
+        let mut shards = Shards::with_settings(self.segments.len(), settings);
+        let mut next = Vec::new();
+        for (index, files) in self.segments.iter().enumerate() {
+            let segments: Vec<Segment<'_>> =
+                files.iter().map(|(&segment, bytes)| Segment { generation: 1, segment, bytes }).collect();
+            let expected = Expected { database: [7; 16], shard: index as u16, base: Lsn(0) };
+            let mut replay = Replay::new(expected, &segments);
+            let shard = &mut shards.shards[index];
+            shard.begin_loading();
+            while replay.step(|records| shard.redo(records)).expect("a sound log") {}
+            next.push(Lsn(replay.end().last_lsn.0 + 1));
+        }
+        (shards, next)
+    }
+}
+
+fn durable(count: usize, settings: &[(&str, &[&str])]) -> (Shards, Disk, Connection) {
+    let mut shards = Shards::with_settings(count, settings);
+    let mut disk = Disk::default();
+    disk.begin(&mut shards, 1, &[]);
+    let client = shards.connect(0);
+    (shards, disk, client)
+}
+
+#[test]
+fn what_was_changed_is_there_again() {
+    let (mut shards, mut disk, client) = durable(2, &[("appendfsync", &["everysec"])]);
+    let long = "l".repeat(300_000);
+    for (words, reply) in [
+        (&["SET", "plain", "1"][..], "+OK\r\n"),
+        (&["SET", "{user:1}a", "other shard"], "+OK\r\n"),
+        (&["SET", "long", &long], "+OK\r\n"),
+        (&["SET", "gone", "x"], "+OK\r\n"),
+        (&["DEL", "gone"], ":1\r\n"),
+        (&["SET", "expired", "x", "PX", "5000"], "+OK\r\n"),
+        (&["SET", "kept", "x", "PX", "5000"], "+OK\r\n"),
+        (&["PERSIST", "kept"], ":1\r\n"),
+        (&["SET", "later", "x"], "+OK\r\n"),
+        (&["PEXPIRE", "later", "100000"], ":1\r\n"),
+        (&["APPEND", "appended", "one"], ":3\r\n"),
+        (&["APPEND", "appended", "two"], ":6\r\n"),
+        (&["SETRANGE", "ranged", "3", "x"], ":4\r\n"),
+        (&["INCR", "counted"], ":1\r\n"),
+        (&["INCR", "counted"], ":2\r\n"),
+        (&["SELECT", "3"], "+OK\r\n"),
+        (&["SET", "flushed", "x"], "+OK\r\n"),
+        (&["FLUSHDB"], "+OK\r\n"),
+        (&["SET", "in three", "x"], "+OK\r\n"),
+        (&["SELECT", "0"], "+OK\r\n"),
+        (&["SWAPDB", "3", "4"], "+OK\r\n"),
+    ] {
+        assert_eq!(shards.command(client, words), reply, "{words:?}");
+    }
+    disk.write_after_a_second(&mut shards);
+
+    let (mut again, next) = disk.recover(&[]);
+    let client = again.connect(0);
+    assert_eq!(again.command(client, &["GET", "plain"]), "-LOADING Torc is loading the dataset in memory\r\n");
+    assert!(again.command(client, &["INFO"]).contains("redis_version"));
+    again.machine.now.0 = shards.machine.now.0 + 10_000;
+    let mut second = Disk::default();
+    second.begin(&mut again, 2, &next);
+    for (words, reply) in [
+        (&["GET", "plain"][..], "$1\r\n1\r\n".to_owned()),
+        (&["GET", "{user:1}a"], "$11\r\nother shard\r\n".to_owned()),
+        (&["GET", "long"], format!("$300000\r\n{long}\r\n")),
+        (&["EXISTS", "gone"], ":0\r\n".to_owned()),
+        (&["EXISTS", "expired"], ":0\r\n".to_owned()),
+        (&["TTL", "kept"], ":-1\r\n".to_owned()),
+        (&["PTTL", "later"], ":89000\r\n".to_owned()),
+        (&["GET", "appended"], "$6\r\nonetwo\r\n".to_owned()),
+        (&["GET", "ranged"], "$4\r\n\0\0\0x\r\n".to_owned()),
+        (&["GET", "counted"], "$1\r\n2\r\n".to_owned()),
+        (&["DBSIZE"], ":8\r\n".to_owned()),
+        (&["SELECT", "3"], "+OK\r\n".to_owned()),
+        (&["DBSIZE"], ":0\r\n".to_owned()),
+        (&["SELECT", "4"], "+OK\r\n".to_owned()),
+        (&["GET", "in three"], "$1\r\nx\r\n".to_owned()),
+        (&["EXISTS", "flushed"], ":0\r\n".to_owned()),
+    ] {
+        assert_eq!(again.command(client, words), reply, "{words:?}");
+    }
+    // What had expired is told to the new log, or an older one would bring it back under a clock that was set back.
+    let changes = (0..2).map(|shard| again.shards[shard].journal().last_lsn().0).sum::<u64>();
+    assert_eq!(changes, next.iter().map(|lsn| lsn.0 - 1).sum::<u64>() + 1);
+}
+
+#[test]
+fn what_was_evicted_and_deleted_in_vain_stays_away() {
+    let settings: [(&str, &[&str]); 2] = [("maxmemory", &["4mb"]), ("maxmemory-policy", &["allkeys-random"])];
+    let (mut shards, mut disk, client) = durable(1, &settings);
+    let value = "v".repeat(1000);
+    for key in 0..8_000 {
+        shards.command(client, &["SET", &format!("key:{key}"), &value]);
+    }
+    let left = shards.command(client, &["DBSIZE"]);
+    let evicted: Vec<String> = (0..8_000)
+        .map(|key| format!("key:{key}"))
+        .filter(|key| shards.command(client, &["DEL", key]) == ":0\r\n")
+        .collect();
+    assert!(evicted.len() > 2_000, "{left}");
+    disk.write_after_a_second(&mut shards);
+    let (mut again, next) = disk.recover(&[]);
+    Disk::default().begin(&mut again, 2, &next);
+    let client = again.connect(0);
+    assert_eq!(again.command(client, &["DBSIZE"]), ":0\r\n");
+}
+
+#[test]
+fn under_always_a_reply_waits_for_what_it_observed() {
+    for owner in [0, 1] {
+        let (mut shards, mut disk, writer) = durable(2, &[("appendfsync", &["always"])]);
+        let (reader, stranger) = (shards.connect(1 - owner), shards.connect(owner));
+        let key = format!("{}key", TAG_OF[owner]);
+        let other = format!("{}other", TAG_OF[owner]);
+        disk.write_all(&mut shards, FsyncPolicy::Always);
+        let say = |shards: &mut Shards, client, words: &[&str]| {
+            shards.feed(client, &encode(words));
+            shards.settle();
+        };
+        let replies = |shards: &mut Shards, client| {
+            let count = shards.unread(client);
+            String::from_utf8(shards.read(client, count)).expect("text")
+        };
+        say(&mut shards, writer, &["SET", &key, "new"]);
+        say(&mut shards, writer, &["PING"]);
+        say(&mut shards, reader, &["GET", &key]);
+        say(&mut shards, stranger, &["GET", &other]);
+        say(&mut shards, stranger, &["CONFIG", "GET", "appendonly"]);
+        assert_eq!(replies(&mut shards, writer), "", "its changes are not durable, and PING comes after them");
+        assert_eq!(replies(&mut shards, reader), "", "it saw what is not durable");
+        assert!(replies(&mut shards, stranger).starts_with("$-1\r\n*2\r\n"), "it saw nothing of it");
+        say(&mut shards, stranger, &["DBSIZE"]);
+        say(&mut shards, stranger, &["GET", &key]);
+        assert_eq!(replies(&mut shards, stranger), "");
+
+        assert!(disk.write(&mut shards, owner, FsyncPolicy::Always));
+        shards.settle();
+        shards.turn(owner, &[]);
+        shards.settle();
+        assert_eq!(replies(&mut shards, writer), "+OK\r\n+PONG\r\n");
+        assert_eq!(replies(&mut shards, reader), "$3\r\nnew\r\n");
+        assert_eq!(replies(&mut shards, stranger), ":1\r\n$3\r\nnew\r\n");
+        assert_eq!(shards.command(reader, &["GET", &key]), "$3\r\nnew\r\n");
+
+        // Who waits when that is not asked for any more is answered.
+        say(&mut shards, writer, &["DEL", &key]);
+        assert_eq!(replies(&mut shards, writer), "");
+        assert_eq!(shards.command(stranger, &["CONFIG", "SET", "appendfsync", "everysec"]), "+OK\r\n");
+        shards.turn(owner, &[]);
+        shards.settle();
+        assert_eq!(replies(&mut shards, writer), ":1\r\n");
+    }
+}
+
+#[test]
+fn a_shard_whose_disk_is_behind_reads_no_further_requests() {
+    let (mut shards, mut disk, client) = durable(1, &[("appendfsync", &["everysec"])]);
+    let set = encode(&["SET", "key", &"v".repeat(1 << 20)]);
+    for _ in 0..40 {
+        shards.feed(client, &set);
+        shards.settle();
+    }
+    let answered = shards.unread(client);
+    assert!((5..400).contains(&answered), "{answered}");
+    assert!(shards.shards[0].journal().pending_bytes() < 32 << 20);
+    for _ in 0..20 {
+        disk.write_all(&mut shards, FsyncPolicy::EverySec);
+        shards.turn(0, &[]);
+        shards.settle();
+        shards.advance(100);
+    }
+    assert_eq!(shards.unread(client), 40 * 5);
+    assert_eq!(shards.command(client, &["STRLEN", "key"]).len(), 200 + ":1048576\r\n".len());
+}
