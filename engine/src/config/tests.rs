@@ -236,11 +236,6 @@ fn errors_at_start() {
         ("save \"1 '\"", "'save 1 '' is wrong: unbalanced quotes in configuration line"),
         ("requirepass a b", "'requirepass (hidden)' is wrong: wrong number of arguments"),
         (
-            "appendonly yes",
-            "'appendonly yes' is refused: Torc has no append-only log yet; only \
-            'no' is accepted",
-        ),
-        (
             "slaveof host 1",
             "'slaveof host 1' is refused: Torc has no replication yet; only '' is \
             accepted",
@@ -274,7 +269,6 @@ fn errors_at_start() {
 #[test]
 fn not_built_yet_means_off() {
     for text in [
-        "appendonly yes",
         "cluster-enabled yes",
         "tls-port 1",
         "unixsocket /s",
@@ -311,7 +305,7 @@ fn errors_of_config_set() {
             volatile-lfu, volatile-random, volatile-ttl, allkeys-lru, allkeys-lfu, \
             allkeys-random, allkeys-s3fifo, noeviction",
         ),
-        ("appendonly", "maybe", "argument must be 'yes' or 'no'"),
+        ("activedefrag", "maybe", "argument must be 'yes' or 'no'"),
         ("daemonize", "yes", "can't set immutable config"),
         ("dir", "/tmp", "can't set protected config"),
         ("save", "a b", "Invalid save parameters"),
