@@ -10,6 +10,7 @@ pub mod config;
 pub mod glob;
 pub mod id;
 pub mod limits;
+pub mod log;
 pub mod machine;
 pub mod message;
 mod random;
