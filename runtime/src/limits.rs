@@ -9,6 +9,9 @@ pub const RING_SUBMISSIONS: u32 = 1024;
 /// operations then end and are armed again.
 pub const RING_COMPLETIONS: u32 = 8192;
 
+/// How often a part of a write of a file is submitted without any byte of it being written before the write has failed.
+pub const WRITE_ATTEMPTS_MAX: u32 = 16;
+
 /// Bytes of one receive buffer.
 pub const BUFFER_BYTES: usize = 16 * 1024;
 /// Places in the ring of receive buffers; the arena reserves `BUFFERS_MAX * BUFFER_BYTES` of address space.

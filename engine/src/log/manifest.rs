@@ -326,7 +326,8 @@ mod tests {
         for len in 0..text.len() {
             assert_eq!(Current::decode(&text.as_bytes()[..len]), None, "{len}");
         }
-        for other in ["MANIFEST-012 crc32 00adcafe\n", "MANIFEST-12 crc32 00ADCAFE\n", "MANIFEST-+12 crc32 00adcafe\n"] {
+        for other in ["MANIFEST-012 crc32 00adcafe\n", "MANIFEST-12 crc32 00ADCAFE\n", "MANIFEST-+12 crc32 00adcafe\n"]
+        {
             assert_eq!(Current::decode(other.as_bytes()), None, "{other}");
         }
         // A flipped bit is an error, or leads to a manifest that has another number or another checksum.
