@@ -64,6 +64,13 @@ pub struct Filling<F> {
     from: PathBuf,
 }
 
+impl<F> Filling<F> {
+    /// Nothing is left to be filled.
+    pub fn is_full(&self) -> bool {
+        self.filled == self.bytes
+    }
+}
+
 /// An open data directory.
 pub struct Directory<D: Disk> {
     disk: D,
@@ -420,13 +427,13 @@ impl<D: Disk> Directory<D> {
         }
     }
 
-    /// Writes some of the zeros that a file lacks; `zeros` is what to write, aligned for O_DIRECT. True: it is full.
-    pub fn fill(&self, filling: &mut Filling<D::File>, zeros: &[u8]) -> Result<bool, DiskError> {
+    /// Writes some of the zeros that a file lacks; `zeros` is what to write, aligned for O_DIRECT.
+    pub fn fill(&self, filling: &mut Filling<D::File>, zeros: &[u8]) -> Result<(), DiskError> {
         let len = (filling.bytes - filling.filled).min(zeros.len() as u64);
         let zeros = &zeros[..len as usize];
         filling.file.write_all_at(zeros, filling.filled).map_err(failed("write", &filling.from))?;
         filling.filled += len;
-        Ok(filling.filled == filling.bytes)
+        Ok(())
     }
 
     /// Gives the file its name and makes all of it durable, full or not.

@@ -3,6 +3,7 @@ pub mod directory;
 mod error;
 pub mod files;
 pub mod names;
+pub mod pool;
 #[cfg(test)]
 mod sim;
 

@@ -37,7 +37,9 @@ fn manifest(generation: u64, snapshot: Option<u64>, first: (u64, u64)) -> Manife
 fn segments(directory: &mut Directory<Sim>, generation: u64, number: u64) -> Result<(), DiskError> {
     for shard in 0..SHARDS {
         let mut filling = directory.begin_segment(SegmentId { shard, generation, number }, SEGMENT)?;
-        while !directory.fill(&mut filling, &[0; 4096])? {}
+        while !filling.is_full() {
+            directory.fill(&mut filling, &[0; 4096])?;
+        }
         directory.finish_segment(filling)?;
     }
     Ok(())
