@@ -50,6 +50,7 @@ pub struct Segment<F> {
     pub file: F,
     /// Opened with O_DIRECT.
     pub direct: bool,
+    pub bytes: u64,
     pub path: PathBuf,
 }
 
@@ -448,7 +449,7 @@ impl<D: Disk> Directory<D> {
             return Err(error);
         }
         self.segments.insert(id, bytes);
-        Ok(Segment { id, file, direct, path })
+        Ok(Segment { id, file, direct, bytes, path })
     }
 
     /// Gives up a file that does not become a segment.

@@ -2,6 +2,7 @@
 pub mod directory;
 mod error;
 pub mod files;
+pub mod log;
 pub mod names;
 pub mod pool;
 #[cfg(test)]

@@ -90,7 +90,7 @@ impl<D: Disk> Lane<D> {
 
     /// Says that the segment asked for is needed sooner.
     pub fn hurry(&mut self, haste: Haste) {
-        if haste > self.haste {
+        if haste > self.haste && !matches!(self.space(), Space::Ready) {
             self.haste = haste;
             self.send(Order::Hurry { shard: self.shard, haste });
         }

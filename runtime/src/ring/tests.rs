@@ -175,21 +175,10 @@ fn temporary_file(direct: bool) -> Arc<File> {
 }
 
 /// 4 KiB of a byte at an address that O_DIRECT takes.
-struct Block(Vec<u8>, usize);
-
-impl Block {
-    fn new(byte: u8) -> Arc<Block> {
-        let bytes = vec![byte; 8192];
-        let start = bytes.as_ptr().align_offset(4096);
-        Arc::new(Block(bytes, start))
-    }
-}
-
-// SAFETY: the vector is never changed.
-unsafe impl StableBytes for Block {
-    fn bytes(&self) -> &[u8] {
-        &self.0[self.1..][..4096]
-    }
+fn block(byte: u8) -> memmap2::MmapMut {
+    let mut map = memmap2::MmapMut::map_anon(4096).unwrap();
+    map.fill(byte);
+    map
 }
 
 #[test]
@@ -206,11 +195,11 @@ fn ring_writes_files_and_makes_them_durable() {
         let file = temporary_file(direct);
         // More than the submission queue holds, so that linked ones meet its end.
         let count = if method == Some(SyncMethod::Linked) { RING_SUBMISSIONS } else { 20 };
-        for block in 0..count {
-            let buffer = Block::new(block as u8);
+        for index in 0..count {
+            let (buffer, offset, key) = (Arc::new(block(index as u8)), index as u64 * 4096, Key::new(index, 1));
             match method {
-                None => ring.write_at(&file, buffer, block as u64 * 4096, Key::new(block, 1)),
-                Some(method) => ring.write_at_then_sync(&file, buffer, block as u64 * 4096, method, Key::new(block, 1)),
+                None => ring.write_at(&file, buffer, offset, key),
+                Some(method) => ring.write_at_then_sync(&file, buffer, offset, method, key),
             }
         }
         let mut seen = vec![false; count as usize];
@@ -226,11 +215,10 @@ fn ring_writes_files_and_makes_them_durable() {
         ring.sync(&file, KEY);
         assert!(matches!(next(&mut ring), Completion::Synced { key: KEY, result: Ok(()) }));
         assert_eq!(ring.writes_under_way(), 0);
-        let mut block = Block::new(0);
+        let mut found = block(0);
         for index in 0..count {
-            let Block(bytes, start) = Arc::get_mut(&mut block).unwrap();
-            file.read_exact_at(&mut bytes[*start..][..4096], index as u64 * 4096).unwrap();
-            assert!(bytes[*start..][..4096].iter().all(|&byte| byte == index as u8));
+            file.read_exact_at(&mut found, index as u64 * 4096).unwrap();
+            assert!(found.iter().all(|&byte| byte == index as u8));
         }
     }
 }

@@ -60,6 +60,14 @@ unsafe impl StableBytes for Vec<u8> {
     }
 }
 
+// SAFETY: a mapping stays where it is; behind a shared reference nobody changes its bytes, and if it is one of a file then
+// whoever mapped it has promised that.
+unsafe impl StableBytes for memmap2::MmapMut {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
 /// What comes of a completion.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
