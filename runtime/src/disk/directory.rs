@@ -258,6 +258,10 @@ impl<D: Disk> Directory<D> {
     /// Makes a manifest count; its number is chosen here. All snapshots that it names must be written, and the first
     /// segment of each shard be there. An error leaves what counted before.
     pub fn switch(&mut self, mut manifest: Manifest) -> Result<u64, DiskError> {
+        if let Some(current) = &self.current {
+            assert_eq!(manifest.database, current.database, "a directory holds one database");
+            assert!(manifest.generation >= current.generation, "generations go up");
+        }
         manifest.number = self.next_manifest;
         self.next_manifest += 1;
         let mut snapshots = Vec::new();
@@ -406,6 +410,7 @@ impl<D: Disk> Directory<D> {
     /// Begins a segment of so many bytes: a free file is used again, and is full at once; otherwise there is a new one with
     /// all its blocks, which `fill` fills with zeros. Here is where a full disk shows.
     pub fn begin_segment(&mut self, id: SegmentId, bytes: u64) -> Result<Filling<D::File>, DiskError> {
+        assert!(bytes > 0 && bytes % 4096 == 0, "O_DIRECT transfers whole blocks");
         let fits = self.free.iter().filter(|(_, size)| **size >= bytes).min_by_key(|(_, size)| **size);
         if let Some((&number, &size)) = fits {
             let from = self.path.join(POOL).join(names::free(number));

@@ -482,3 +482,40 @@ fn real_directory_lives_and_is_private() {
     assert!(path.join("pool/1.free").exists());
     std::fs::remove_dir_all(&path).unwrap();
 }
+
+#[test]
+fn failure_of_every_call_of_recovery_is_told_and_changes_nothing() {
+    let base = lived_in(1);
+    let recover = |sim: &Sim| -> Result<u64, DiskError> {
+        let directory = open(sim)?;
+        let mut bytes = Vec::new();
+        for shard in 0..SHARDS {
+            for (id, _) in directory.log_of(shard) {
+                directory.read_segment(id, &mut bytes)?;
+            }
+            let id = directory.manifest().unwrap().shards[shard as usize].snapshot.unwrap();
+            directory.open_snapshot(SnapshotId { id, shard })?;
+        }
+        Ok(directory.manifest().unwrap().number)
+    };
+    let mut told = 0;
+    for at in 1.. {
+        let sim = base.killed();
+        sim.plan(Plan::Fail { at, errno: libc::EIO });
+        let result = recover(&sim);
+        if !sim.has_failed() {
+            break;
+        }
+        match result {
+            // What is kept for bad times was not read, and no reason to refuse.
+            Ok(number) => assert_eq!(number, 3),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("cannot ") && text.contains("Input/output error"), "{text}");
+                told += 1;
+            }
+        }
+        assert_eq!(check(&sim.killed()), 3, "call {at}");
+    }
+    assert!(told > 20, "{told}");
+}
