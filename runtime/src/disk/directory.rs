@@ -171,15 +171,20 @@ impl<D: Disk> Directory<D> {
         self.path.join(id.to_string())
     }
 
-    /// Reads a whole segment into `bytes`, whose allocation is used again.
-    pub fn read_segment(&self, id: SegmentId, bytes: &mut Vec<u8>) -> Result<(), DiskError> {
+    /// A whole segment as memory, to be replayed before anything is written to it. All of it is read first, so that a disk
+    /// that fails is an error here, and not the end of the process when a page is looked at.
+    pub fn map_segment(&self, id: SegmentId) -> Result<<D::File as DiskFile>::Map, DiskError> {
         let path = self.segment_path(id);
         let file = self.disk.open(&path, Open::Read).map_err(failed("open", &path))?;
-        let size = file.bytes().map_err(failed("look at", &path))?;
-        bytes.resize(size as usize, 0);
-        let read = file.read_full_at(bytes, 0).map_err(failed("read", &path))?;
-        bytes.truncate(read);
-        Ok(())
+        let mut buffer = vec![0; SEGMENT_FILL_CHUNK];
+        let mut at = 0;
+        loop {
+            match file.read_full_at(&mut buffer, at).map_err(failed("read", &path))? {
+                0 => break,
+                read => at += read as u64,
+            }
+        }
+        file.map().map_err(failed("map", &path))
     }
 
     /// Opens a snapshot to be read.
@@ -410,7 +415,7 @@ impl<D: Disk> Directory<D> {
     /// Begins a segment of so many bytes: a free file is used again, and is full at once; otherwise there is a new one with
     /// all its blocks, which `fill` fills with zeros. Here is where a full disk shows.
     pub fn begin_segment(&mut self, id: SegmentId, bytes: u64) -> Result<Filling<D::File>, DiskError> {
-        assert!(bytes > 0 && bytes % 4096 == 0, "O_DIRECT transfers whole blocks");
+        assert!(bytes > 0 && bytes.is_multiple_of(4096), "O_DIRECT transfers whole blocks");
         let fits = self.free.iter().filter(|(_, size)| **size >= bytes).min_by_key(|(_, size)| **size);
         if let Some((&number, &size)) = fits {
             let from = self.path.join(POOL).join(names::free(number));

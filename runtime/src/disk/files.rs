@@ -9,7 +9,10 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use memmap2::Mmap;
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
+
+use crate::ring::map_file;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,11 @@ pub trait Disk: Clone + Send + 'static {
 
 /// An open file.
 pub trait DiskFile: Send + 'static {
+    /// The content as memory.
+    type Map: AsRef<[u8]>;
+
+    /// The whole content. What could not be read ends the process, so it is to be read before.
+    fn map(&self) -> io::Result<Self::Map>;
     /// Reads some bytes; 0 at the end.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes some bytes.
@@ -164,6 +172,12 @@ impl Disk for Host {
 }
 
 impl DiskFile for Arc<File> {
+    type Map = Mmap;
+
+    fn map(&self) -> io::Result<Mmap> {
+        map_file(self)
+    }
+
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         FileExt::read_at(&**self, bytes, offset)
     }

@@ -8,7 +8,7 @@
 //!
 //! 1. [`Directory::open`] with [`Access::Serve`]: locks, reads the manifest that counts, refuses what is not sound.
 //! 2. For each shard of the manifest, load its snapshot ([`Directory::open_snapshot`]) and replay [`Directory::log_of`]
-//!    ([`Directory::read_segment`]); a torn end is cut off with [`Directory::repair_tail`].
+//!    ([`Directory::map_segment`]); a torn end is cut off with [`Directory::repair_tail`].
 //! 3. [`Directory::discard`] every segment behind the end of the log that holds no record: otherwise it would lie between what
 //!    was written before and what comes now.
 //! 4. [`pool::start`] with the directory, a [`log::LogDriver`] per lane with [`Directory::next_generation`], and

@@ -46,9 +46,12 @@ enum Order<D: Disk> {
     Hurry { shard: u16, haste: Haste },
     Cancel { shard: u16 },
     Discard(SegmentId),
-    Call(Box<dyn FnOnce(&mut Directory<D>) + Send>),
+    Call(Job<D>),
     Stop,
 }
+
+/// What is done to the directory on the thread.
+type Job<D> = Box<dyn FnOnce(&mut Directory<D>) + Send>;
 
 /// What a shard is told.
 enum Told<F> {
@@ -217,6 +220,9 @@ fn serve<D: Disk, W: Fn(u16)>(pool: &mut Pool<D, W>, orders: &Receiver<Order<D>>
     }
 }
 
+/// The thread's state, and the shards' ends.
+type PoolWithLanes<D, W> = (Pool<D, W>, Vec<Lane<D>>);
+
 /// What the thread knows.
 struct Pool<D: Disk, W> {
     directory: Directory<D>,
@@ -252,7 +258,7 @@ impl<D: Disk, W: Fn(u16)> Pool<D, W> {
         shards: usize,
         orders: &Sender<Order<D>>,
         wake: W,
-    ) -> io::Result<(Pool<D, W>, Vec<Lane<D>>)> {
+    ) -> io::Result<PoolWithLanes<D, W>> {
         let (mut works, mut lanes) = (Vec::new(), Vec::new());
         for shard in 0..shards {
             let (sender, told) = mpsc::channel();

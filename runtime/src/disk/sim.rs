@@ -369,6 +369,14 @@ impl Disk for Sim {
 }
 
 impl DiskFile for SimFile {
+    type Map = Vec<u8>;
+
+    fn map(&self) -> io::Result<Vec<u8>> {
+        let mut state = self.disk.state();
+        state.call(false)?;
+        Ok(state.files[self.inode].now.clone())
+    }
+
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.disk.state();
         state.call(false)?;

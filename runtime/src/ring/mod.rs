@@ -28,7 +28,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 pub use buffers::BufferId;
 use buffers::ProvidedBuffers;
-pub use pages::{collect_free, give_back, purge_at_once};
+pub use pages::{collect_free, give_back, map_file, purge_at_once};
 use writes::{Next, Writes};
 pub use writes::{StableBytes, SyncMethod, WriteFault, WriteStep};
 

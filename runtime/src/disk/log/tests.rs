@@ -122,7 +122,7 @@ fn writes_go_to_their_segments_in_order() {
             }
         }
         world.run(byte as usize);
-        let synced = |index: usize| index % 2 == 0;
+        let synced = |index: usize| index.is_multiple_of(2);
         assert!(world.script.results.iter().enumerate().all(|(index, result)| *result == Ok(synced(index))));
         assert_eq!(world.script.buffers, (1..=byte).collect::<Vec<u8>>(), "every buffer is given back");
         let log: Vec<u8> = (1..=4).flat_map(|number| segment(&world.path, number)).collect();
