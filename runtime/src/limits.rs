@@ -9,6 +9,9 @@ pub const RING_SUBMISSIONS: u32 = 1024;
 /// operations then end and are armed again.
 pub const RING_COMPLETIONS: u32 = 8192;
 
+/// How often a part of a write of a file is submitted without any byte of it being written before the write has failed.
+pub const WRITE_ATTEMPTS_MAX: u32 = 16;
+
 /// Bytes of one receive buffer.
 pub const BUFFER_BYTES: usize = 16 * 1024;
 /// Places in the ring of receive buffers; the arena reserves `BUFFERS_MAX * BUFFER_BYTES` of address space.
@@ -20,6 +23,17 @@ pub const BUFFERS_START: u16 = 64;
 pub const BUFFERS_PER_CONNECTION: usize = 2;
 /// Where growth by the number of connections ends; past it the pool grows only when receives went without a buffer.
 pub const BUFFERS_UNASKED_MAX: u16 = 512;
+
+/// Bytes of zeros that are written at a time into a file that becomes a segment of the log.
+pub const SEGMENT_FILL_CHUNK: usize = 1024 * 1024;
+/// How fast such files are filled, all shards together, as long as none is needed soon: bytes per second.
+pub const SEGMENT_FILL_RATE: u64 = 64 * 1024 * 1024;
+/// Free files that the pool keeps per shard.
+pub const POOL_FILES_PER_SHARD: usize = 3;
+/// How soon another file is tried after the disk was full or failed.
+pub const SEGMENT_RETRY: Duration = Duration::from_secs(1);
+/// Copies of torn ends that are kept of one segment.
+pub const TORN_COPIES_MAX: u32 = 100;
 
 /// Parcels one shard can have under way to another.
 pub const MESH_PARCELS: usize = 256;

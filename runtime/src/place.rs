@@ -69,6 +69,13 @@ pub fn keep_off(cores: &[usize]) {
     }
 }
 
+/// The cores that the process may use beside these.
+pub fn others(cores: &[usize]) -> Vec<usize> {
+    // Of the main thread, which is not pinned.
+    let Ok(set) = sched_getaffinity(Some(rustix::process::getpid())) else { return Vec::new() };
+    (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core) && !cores.contains(core)).collect()
+}
+
 /// `0-3,6`.
 pub fn ranges(cores: &[usize]) -> String {
     let mut text = String::new();

@@ -8,13 +8,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::ring::{Completion, Errno, Key, Ring};
+use crate::ring::{Completion, Errno, Key, Ring, SyncMethod};
 
 /// The oldest kernel with all that is needed (DEFER_TASKRUN came last).
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
@@ -182,19 +182,19 @@ fn check_sync(ring: &mut Ring, dir: &Path) -> Result<bool, ProbeError> {
     // The name is not needed; the file lasts until it is closed.
     let _ = fs::remove_file(&path);
     let fail = |source| ProbeError::Sync { dir: dir.display().to_string(), source };
-    ring.write_and_sync(&file, b"torc");
-    for _ in 0..2 {
-        // A busy disk may take its time.
-        match next(ring, PROBE_MAX * 10).map_err(fail)? {
-            Some(Completion::Written(Ok(4)) | Completion::Synced(Ok(()))) => {}
+    let file = Arc::new(file);
+    ring.write_at_then_sync(&file, Arc::new(b"torc".to_vec()), 0, SyncMethod::Linked, Key::new(0, 0));
+    // A busy disk may take its time.
+    match next(ring, PROBE_MAX * 20).map_err(fail)? {
+        Some(Completion::Written { result: Ok(()), .. }) => Ok(true),
+        Some(Completion::Written { result: Err(fault), .. }) => match fault.errno {
             // A full disk hurts what keeps files, like a folder that is not ours.
-            Some(Completion::Written(Err(Errno(libc::ENOSPC | libc::EDQUOT)))) => return Ok(false),
-            Some(Completion::Written(Err(error)) | Completion::Synced(Err(error))) => return Err(fail(error.into())),
-            Some(_) => return Err(fail(io::Error::other("a short write"))),
-            None => return Err(fail(io::ErrorKind::TimedOut.into())),
-        }
+            Errno(libc::ENOSPC | libc::EDQUOT) => Ok(false),
+            errno => Err(fail(errno.into())),
+        },
+        Some(_) => Err(fail(io::Error::other("an unexpected completion"))),
+        None => Err(fail(io::ErrorKind::TimedOut.into())),
     }
-    Ok(true)
 }
 
 /// Whether a message wakes a ring that is parked on another thread.

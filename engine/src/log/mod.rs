@@ -15,6 +15,7 @@ mod change_log;
 pub mod format;
 pub mod fuzz_body;
 mod journal;
+pub mod manifest;
 pub mod record;
 mod replay;
 #[cfg(test)]

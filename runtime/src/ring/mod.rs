@@ -8,15 +8,19 @@
 //! and a generation, never a bare descriptor: completions of a closed connection arrive late and must not be taken for
 //! those of the connection that got its number next.
 //!
-//! The memory rule: an operation that is given memory owns it. Receives take it from the ring's own provided buffers, the
-//! probe writes a `'static` text; no other operation here points at memory.
+//! The memory rule: an operation that is given memory owns it. Receives take it from the ring's own provided buffers;
+//! a write of a file holds its buffer and its file until it has ended (`writes.rs`); no other operation here points at
+//! memory.
 
 mod buffers;
 mod pages;
+mod writes;
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
@@ -24,7 +28,9 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 pub use buffers::BufferId;
 use buffers::ProvidedBuffers;
-pub use pages::{collect_free, give_back, purge_at_once};
+pub use pages::{collect_free, give_back, map_file, purge_at_once};
+use writes::{Next, Writes};
+pub use writes::{StableBytes, SyncMethod, WriteFault, WriteStep};
 
 use crate::limits::{RING_COMPLETIONS, RING_SUBMISSIONS};
 
@@ -72,35 +78,22 @@ pub struct Received {
 #[derive(Debug)]
 pub enum Completion {
     /// A connection on a listener.
-    Accepted {
-        listener: u32,
-        result: Result<OwnedFd, Errno>,
-        more: bool,
-    },
+    Accepted { listener: u32, result: Result<OwnedFd, Errno>, more: bool },
     /// Bytes of a connection; None is the end of its stream.
-    Received {
-        key: Key,
-        result: Result<Option<Received>, Errno>,
-        more: bool,
-    },
+    Received { key: Key, result: Result<Option<Received>, Errno>, more: bool },
     /// The socket takes more output, or has an error that the next send will report.
-    Writable {
-        key: Key,
-    },
+    Writable { key: Key },
     /// The shard's event descriptor was written to.
-    Notified {
-        more: bool,
-    },
+    Notified { more: bool },
     /// Another ring woke this one.
     Woken,
     /// A message to another ring was not delivered.
-    Undelivered {
-        peer: u32,
-        error: Errno,
-    },
-    /// The write of `write_and_sync`, then its fdatasync.
-    Written(Result<u32, Errno>),
-    Synced(Result<(), Errno>),
+    Undelivered { peer: u32, error: Errno },
+    /// A write of a file has ended: all of it is written, and is durable if that was asked for, or it failed. The
+    /// buffer is the caller's alone again.
+    Written { key: Key, result: Result<(), WriteFault> },
+    /// What was written to a file before `sync` is durable, or that failed.
+    Synced { key: Key, result: Result<(), Errno> },
 }
 
 #[repr(u8)]
@@ -114,6 +107,8 @@ enum Kind {
     Message,
     Cancel,
     Write,
+    /// The fdatasync that is linked to a write.
+    WriteSync,
     Sync,
 }
 
@@ -122,14 +117,22 @@ fn token(kind: Kind, key: Key) -> u64 {
     (kind as u64) << 56 | ((key.generation & Key::GENERATION_MASK) as u64) << 32 | key.slot as u64
 }
 
+/// What waits for room in the submission queue.
+enum Waiting {
+    One(squeue::Entry),
+    /// The second is for the first's success.
+    Linked([squeue::Entry; 2]),
+}
+
 /// One thread's io_uring with its receive buffers.
 pub struct Ring {
     // Dropped before the buffers: no receive is executed for a closed ring, and the kernel holds the pages of the buffer
     // ring itself.
     uring: IoUring,
     buffers: ProvidedBuffers,
+    writes: Writes,
     /// What found the submission queue full and the kernel unwilling to take more; goes first.
-    backlog: VecDeque<squeue::Entry>,
+    backlog: VecDeque<Waiting>,
 }
 
 impl Ring {
@@ -153,7 +156,7 @@ impl Ring {
                 0,
             )?;
         }
-        let mut ring = Ring { uring, buffers, backlog: VecDeque::new() };
+        let mut ring = Ring { uring, buffers, writes: Writes::default(), backlog: VecDeque::new() };
         ring.buffers.publish();
         Ok(ring)
     }
@@ -215,17 +218,90 @@ impl Ring {
         self.push(entry);
     }
 
-    /// Writes a text at the start of a file, then its data to the disk: two linked operations, two completions.
-    pub fn write_and_sync(&mut self, file: &impl AsFd, text: &'static [u8]) {
-        let len = u32::try_from(text.len()).expect("a short text");
-        let key = Key::new(0, 0);
-        let write = opcode::Write::new(fd(file), text.as_ptr(), len)
-            .build()
-            .flags(squeue::Flags::IO_LINK)
-            .user_data(token(Kind::Write, key));
-        let sync = opcode::Fsync::new(fd(file)).flags(FsyncFlags::DATASYNC).build();
-        self.push(write);
-        self.push(sync.user_data(token(Kind::Sync, key)));
+    /// Writes a buffer at `offset` bytes of a file, all of it: a short write is continued. Holds buffer and file until
+    /// the completion. With O_DIRECT address, length and offset must be multiples of the device's sector.
+    pub fn write_at(&mut self, file: &Arc<File>, buffer: Arc<dyn StableBytes>, offset: u64, key: Key) {
+        self.write(file, buffer, offset, None, key);
+    }
+
+    /// As `write_at`, and then makes the file's data durable; there is one completion for both.
+    pub fn write_at_then_sync(
+        &mut self,
+        file: &Arc<File>,
+        buffer: Arc<dyn StableBytes>,
+        offset: u64,
+        method: SyncMethod,
+        key: Key,
+    ) {
+        self.write(file, buffer, offset, Some(method), key);
+    }
+
+    fn write(
+        &mut self,
+        file: &Arc<File>,
+        buffer: Arc<dyn StableBytes>,
+        offset: u64,
+        method: Option<SyncMethod>,
+        key: Key,
+    ) {
+        let place = self.writes.insert(file.clone(), buffer, offset, method, key);
+        self.push_write(place);
+    }
+
+    /// Makes durable what was written to a file.
+    pub fn sync(&mut self, file: &Arc<File>, key: Key) {
+        let place = self.writes.insert_sync(file.clone(), key);
+        let entry = opcode::Fsync::new(fd(file)).flags(FsyncFlags::DATASYNC).build();
+        self.push(entry.user_data(token(Kind::Sync, place)));
+    }
+
+    /// Writes and syncs of files that have not ended.
+    pub fn writes_under_way(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Submits what is left of a write.
+    fn push_write(&mut self, place: Key) {
+        let part = self.writes.part(place);
+        let write = opcode::Write::new(Fd(part.file), part.address, part.len).offset(part.offset);
+        match part.method {
+            None => self.push(write.build().user_data(token(Kind::Write, place))),
+            Some(SyncMethod::Dsync) => {
+                self.push(write.rw_flags(libc::RWF_DSYNC).build().user_data(token(Kind::Write, place)));
+            }
+            Some(SyncMethod::Linked) => {
+                let write = write.build().flags(squeue::Flags::IO_LINK).user_data(token(Kind::Write, place));
+                let sync = opcode::Fsync::new(Fd(part.file)).flags(FsyncFlags::DATASYNC).build();
+                self.push_linked([write, sync.user_data(token(Kind::WriteSync, place))]);
+            }
+        }
+    }
+
+    /// What comes of a part of a write: its end, or the next part.
+    fn write_went_on(&mut self, place: Key, next: Next) -> Option<Completion> {
+        match next {
+            Next::Nothing => None,
+            Next::Again => {
+                self.push_write(place);
+                None
+            }
+            Next::Ended { key, result } => Some(Completion::Written { key, result }),
+        }
+    }
+
+    /// Has the kernel's threads of the calling thread's rings, which execute what would block (an fdatasync always does),
+    /// run on these cores. None: where they like.
+    pub fn run_workers_on(&mut self, cores: &[usize]) -> io::Result<()> {
+        if cores.is_empty() {
+            return self.uring.submitter().unregister_iowq_aff();
+        }
+        // SAFETY: all zeros is the empty set.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        for &core in cores.iter().filter(|&&core| core < libc::CPU_SETSIZE as usize) {
+            // SAFETY: the number is below the size of the set.
+            unsafe { libc::CPU_SET(core, &mut set) };
+        }
+        self.uring.submitter().register_iowq_aff(&set)
     }
 
     /// Takes the next completion, if the kernel has posted one.
@@ -316,7 +392,7 @@ impl Ring {
         if self.backlog.is_empty() && self.push_now(&entry) {
             return;
         }
-        self.backlog.push_back(entry);
+        self.backlog.push_back(Waiting::One(entry));
         // A full queue: submit and go on. If the kernel does not take it now, the next submission tries again.
         let _ = self.uring.submitter().submit();
         self.unload_backlog();
@@ -324,15 +400,36 @@ impl Ring {
 
     #[inline]
     fn push_now(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: entries are made by the methods above only; none points at memory except the write of a 'static text
-        // and receives into the registered buffers, which live as long as the ring.
+        // SAFETY: entries are made by the methods above only; none points at memory except receives into the registered
+        // buffers, which live as long as the ring, and writes, whose buffers `writes` holds until they have ended.
         unsafe { self.uring.submission().push(entry).is_ok() }
     }
 
+    /// Pushes two operations of which the second is for the first's success. They must be submitted together: a chain ends
+    /// where a submission does.
+    fn push_linked(&mut self, entries: [squeue::Entry; 2]) {
+        if self.backlog.is_empty() && self.push_both(&entries) {
+            return;
+        }
+        self.backlog.push_back(Waiting::Linked(entries));
+        let _ = self.uring.submitter().submit();
+        self.unload_backlog();
+    }
+
+    /// Pushes both or none.
+    fn push_both(&mut self, entries: &[squeue::Entry; 2]) -> bool {
+        // SAFETY: as in `push_now`.
+        unsafe { self.uring.submission().push_multiple(entries).is_ok() }
+    }
+
     fn unload_backlog(&mut self) {
-        while let Some(entry) = self.backlog.pop_front() {
-            if !self.push_now(&entry) {
-                self.backlog.push_front(entry);
+        while let Some(waiting) = self.backlog.pop_front() {
+            let pushed = match &waiting {
+                Waiting::One(entry) => self.push_now(entry),
+                Waiting::Linked(entries) => self.push_both(entries),
+            };
+            if !pushed {
+                self.backlog.push_front(waiting);
                 if self.uring.submitter().submit().is_err() || self.uring.submission().is_full() {
                     return;
                 }
@@ -378,8 +475,15 @@ impl Ring {
                 Ok(_) => return None,
                 Err(error) => Completion::Undelivered { peer: key.slot, error },
             },
-            k if k == Kind::Write as u8 => Completion::Written(result),
-            k if k == Kind::Sync as u8 => Completion::Synced(result.map(|_| ())),
+            k if k == Kind::Write as u8 => {
+                let next = self.writes.handle_written(key, result);
+                return self.write_went_on(key, next);
+            }
+            k if k == Kind::WriteSync as u8 => {
+                let next = self.writes.handle_synced(key, result.map(drop));
+                return self.write_went_on(key, next);
+            }
+            k if k == Kind::Sync as u8 => Completion::Synced { key: self.writes.remove(key), result: result.map(drop) },
             // A cancel that found nothing: what it was for has ended by itself.
             _ => return None,
         })

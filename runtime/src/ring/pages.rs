@@ -1,5 +1,9 @@
-//! Memory given back to the system before its owner lets go of it.
+//! Memory given back to the system before its owner lets go of it, and files as memory.
 
+use std::fs::File;
+use std::io;
+
+use memmap2::Mmap;
 use rustix::mm::{Advice, madvise};
 
 /// Gives the whole pages of `bytes` back to the system, which takes it 3 µs per MiB if
@@ -35,6 +39,14 @@ pub fn purge_at_once() {
 pub fn collect_free() {
     // SAFETY: it may be called at any time from any thread, and moves nothing.
     unsafe { libmimalloc_sys::mi_collect(true) }
+}
+
+/// A file's content as memory. Whoever calls it sees to it that nobody writes or shortens the file meanwhile. A page that
+/// cannot be read when it is first looked at ends the process: read the file before, to learn of that.
+pub fn map_file(file: &File) -> io::Result<Mmap> {
+    // SAFETY: only files of the data directory are mapped, which one process has locked, and it maps them to recover what is
+    // in them, before it writes to any.
+    unsafe { Mmap::map(file) }
 }
 
 #[cfg(test)]

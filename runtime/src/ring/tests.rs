@@ -159,3 +159,95 @@ fn ring_message_to_a_closed_descriptor_is_undelivered() {
         other => panic!("{other:?}"),
     }
 }
+
+/// A file of this test's own in the folder for temporary files; its name is gone at once.
+fn temporary_file(direct: bool) -> Arc<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("torc-ring-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let path = std::env::temp_dir().join(name);
+    let flags = if direct { libc::O_DIRECT } else { 0 };
+    let options = |flags| File::options().read(true).write(true).create(true).custom_flags(flags).open(&path);
+    let file = options(flags).or_else(|_| options(0)).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    Arc::new(file)
+}
+
+/// 4 KiB of a byte at an address that O_DIRECT takes.
+fn block(byte: u8) -> memmap2::MmapMut {
+    let mut map = memmap2::MmapMut::map_anon(4096).unwrap();
+    map.fill(byte);
+    map
+}
+
+#[test]
+fn ring_writes_files_and_makes_them_durable() {
+    use std::os::unix::fs::FileExt;
+    let mut ring = Ring::new().unwrap();
+    for (direct, method) in [
+        (false, None),
+        (true, None),
+        (false, Some(SyncMethod::Linked)),
+        (true, Some(SyncMethod::Linked)),
+        (true, Some(SyncMethod::Dsync)),
+    ] {
+        let file = temporary_file(direct);
+        // More than the submission queue holds, so that linked ones meet its end.
+        let count = if method == Some(SyncMethod::Linked) { RING_SUBMISSIONS } else { 20 };
+        for index in 0..count {
+            let (buffer, offset, key) = (Arc::new(block(index as u8)), index as u64 * 4096, Key::new(index, 1));
+            match method {
+                None => ring.write_at(&file, buffer, offset, key),
+                Some(method) => ring.write_at_then_sync(&file, buffer, offset, method, key),
+            }
+        }
+        let mut seen = vec![false; count as usize];
+        for _ in 0..count {
+            match next(&mut ring) {
+                Completion::Written { key, result } => {
+                    assert_eq!(result, Ok(()));
+                    assert!(!std::mem::replace(&mut seen[key.slot as usize], true));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        ring.sync(&file, KEY);
+        assert!(matches!(next(&mut ring), Completion::Synced { key: KEY, result: Ok(()) }));
+        assert_eq!(ring.writes_under_way(), 0);
+        let mut found = block(0);
+        for index in 0..count {
+            file.read_exact_at(&mut found, index as u64 * 4096).unwrap();
+            assert!(found.iter().all(|&byte| byte == index as u8));
+        }
+    }
+}
+
+#[test]
+fn ring_failed_writes_and_syncs_say_so() {
+    let mut ring = Ring::new().unwrap();
+    // One that takes nothing, and one that takes all and syncs nothing.
+    for (path, step, errno) in
+        [("/dev/full", WriteStep::Write, libc::ENOSPC), ("/dev/null", WriteStep::Sync, libc::EINVAL)]
+    {
+        let file = Arc::new(File::options().write(true).open(path).unwrap());
+        ring.write_at_then_sync(&file, Arc::new(vec![1u8; 4096]), 0, SyncMethod::Linked, KEY);
+        match next(&mut ring) {
+            Completion::Written { key: KEY, result: Err(fault) } => {
+                assert_eq!(fault, WriteFault { step, errno: Errno(errno) });
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(ring.writes_under_way(), 0);
+}
+
+#[test]
+fn ring_runs_its_workers_where_it_is_told() {
+    let mut ring = Ring::new().unwrap();
+    ring.run_workers_on(&crate::place::others(&[])).unwrap();
+    let file = temporary_file(false);
+    ring.sync(&file, KEY);
+    assert!(matches!(next(&mut ring), Completion::Synced { key: KEY, result: Ok(()) }));
+    ring.run_workers_on(&[]).unwrap();
+}

@@ -213,7 +213,7 @@ impl Worker {
                 }
                 // The peer's ring is full or closed: its event descriptor reaches it all the same.
                 Completion::Undelivered { peer, .. } => self.parts.bells[peer as usize].notify(),
-                Completion::Written(_) | Completion::Synced(_) => unreachable!("a worker writes no file yet"),
+                Completion::Written { .. } | Completion::Synced { .. } => unreachable!("a worker writes no file yet"),
             }
         }
     }

@@ -1,0 +1,352 @@
+//! What drives one shard's log: takes what the journal has to write, finds its file, gives it to the shard's ring, and tells the
+//! journal what is durable. It runs on the shard's thread and never waits.
+//!
+//! One write is under way at a time; what the shard logs meanwhile is the next one. A write that begins another segment first
+//! has everything in the old one synced, lest a later sync of the new file be taken for one of both. If the file of the next
+//! segment is not there yet the write waits for it, and the disk's thread is told to hurry.
+//!
+//! A write or sync that fails ends it: what the kernel could not write it forgets, and the next fdatasync of the same file finds
+//! nothing wrong. The journal is told, and nothing is written until [`LogDriver::restart`] begins another segment, which
+//! needs a whole snapshot before it.
+
+use std::fs::File;
+use std::mem;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thiserror::Error;
+use torc_engine::id::Millis;
+
+use super::directory::Segment;
+use super::files::Host;
+use super::pool::{Haste, Lane, Space};
+use crate::ring::{Errno, Key, Ring, StableBytes, SyncMethod, WriteFault, WriteStep};
+
+/// What is to be written of a log.
+#[derive(Debug)]
+pub struct Write<B> {
+    /// The number of the segment; never lower than that of the write before, and at most one higher.
+    pub segment: u64,
+    /// Bytes from the start of the file.
+    pub offset: u64,
+    /// May be empty if `sync` is set: then only what was written is synced.
+    pub buffer: B,
+    /// Make it, and all before it, durable.
+    pub sync: bool,
+}
+
+/// A journal as its driver sees it.
+pub trait JournalIo {
+    type Buffer: StableBytes;
+
+    /// What is to be written now. Not called while a write is under way.
+    fn poll_write(&mut self, now: Millis) -> Option<Write<Self::Buffer>>;
+    /// The write has ended: it is in the file, and durable if true; or it failed, and so has the log. The buffer is given back.
+    fn handle_written(&mut self, result: Result<bool, &LogFailure>, buffer: Self::Buffer);
+}
+
+/// Why a log can take nothing more.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error(
+    "the log {path} failed ({fault}); what was being written may be lost, and nothing more is written to it: look at dmesg for the \
+     state of the disk"
+)]
+pub struct LogFailure {
+    pub path: PathBuf,
+    pub fault: WriteFault,
+}
+
+/// Sizes of a log's segments: the first is small, and each twice as large as the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentSizes {
+    pub first_bytes: u64,
+    pub full_bytes: u64,
+}
+
+impl SegmentSizes {
+    /// Bytes of a segment, by its place after the first.
+    pub fn bytes(&self, index: u64) -> u64 {
+        let doubled = u32::try_from(index).ok().and_then(|index| 1u64.checked_shl(index));
+        doubled.and_then(|times| self.first_bytes.checked_mul(times)).unwrap_or(u64::MAX).min(self.full_bytes)
+    }
+}
+
+/// What was written since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogTotals {
+    pub writes: u64,
+    pub bytes: u64,
+    pub syncs: u64,
+    pub segments: u64,
+    /// The longest sync, with the write before it.
+    pub sync_ms_max: u64,
+    /// Times that a write had to wait for the file of its segment.
+    pub waits: u64,
+}
+
+/// Drives one shard's log.
+pub struct LogDriver<B> {
+    lane: Lane<Host>,
+    method: SyncMethod,
+    sizes: SegmentSizes,
+    /// The generation of the segments, and the number of the first.
+    generation: u64,
+    first: u64,
+    /// The segment that is written to.
+    current: Option<Segment<Arc<File>>>,
+    /// The segment that the disk's thread was asked for.
+    next: u64,
+    /// `current` has bytes that were not synced.
+    unsynced: bool,
+    state: State<B>,
+    /// When what is under way was submitted.
+    since: Millis,
+    operations: u32,
+    totals: LogTotals,
+}
+
+enum State<B> {
+    Idle,
+    /// The file of its segment is not there yet.
+    Waiting(Write<B>),
+    /// The segment before is being synced.
+    Closing(Write<B>),
+    Writing {
+        buffer: Arc<B>,
+        sync: bool,
+    },
+    /// A sync without a write.
+    Syncing(B),
+    Failed(LogFailure),
+}
+
+impl<B: StableBytes> LogDriver<B> {
+    /// The place of the log's operations among those of the ring; whoever else writes files takes others.
+    pub const SLOT: u32 = 0;
+
+    /// A driver whose first write begins a segment. Asks for that at once.
+    pub fn new(lane: Lane<Host>, method: SyncMethod, sizes: SegmentSizes, generation: u64, first: u64) -> LogDriver<B> {
+        let mut driver = LogDriver {
+            lane,
+            method,
+            sizes,
+            generation,
+            first,
+            current: None,
+            next: first,
+            unsynced: false,
+            state: State::Idle,
+            since: Millis(0),
+            operations: 0,
+            totals: LogTotals::default(),
+        };
+        driver.ask();
+        driver
+    }
+
+    /// The lane to the disk's thread: to wait for the first segment before anything is served.
+    pub fn lane(&mut self) -> &mut Lane<Host> {
+        &mut self.lane
+    }
+
+    /// Begins what the journal has to write, if nothing is under way.
+    pub fn serve(&mut self, journal: &mut impl JournalIo<Buffer = B>, ring: &mut Ring, now: Millis) {
+        let has_file = matches!(self.lane.space(), Space::Ready);
+        let write = match mem::replace(&mut self.state, State::Idle) {
+            State::Idle => journal.poll_write(now),
+            State::Waiting(write) if has_file => Some(write),
+            busy => {
+                self.state = busy;
+                None
+            }
+        };
+        if let Some(write) = write {
+            self.begin(write, ring, now);
+        }
+    }
+
+    /// Takes the end of a write of the ring's whose key has the slot `SLOT`.
+    pub fn handle_written(
+        &mut self,
+        journal: &mut impl JournalIo<Buffer = B>,
+        key: Key,
+        result: Result<(), WriteFault>,
+        now: Millis,
+    ) {
+        assert_eq!(key, self.key(), "one operation is under way");
+        let State::Writing { buffer, sync } = mem::replace(&mut self.state, State::Idle) else {
+            unreachable!("a write was submitted");
+        };
+        let Some(buffer) = Arc::into_inner(buffer) else { unreachable!("the ring has let go of it") };
+        match result {
+            Ok(()) => {
+                self.totals.writes += 1;
+                self.totals.bytes += buffer.bytes().len() as u64;
+                self.unsynced = !sync;
+                if sync {
+                    self.count_sync(now);
+                }
+                journal.handle_written(Ok(sync), buffer);
+            }
+            Err(fault) => self.fail(journal, fault, buffer),
+        }
+    }
+
+    /// Takes the end of a sync of the ring's whose key has the slot `SLOT`.
+    pub fn handle_synced(
+        &mut self,
+        journal: &mut impl JournalIo<Buffer = B>,
+        ring: &mut Ring,
+        key: Key,
+        result: Result<(), Errno>,
+        now: Millis,
+    ) {
+        assert_eq!(key, self.key(), "one operation is under way");
+        let state = mem::replace(&mut self.state, State::Idle);
+        let fault = result.err().map(|errno| WriteFault { step: WriteStep::Sync, errno });
+        match (state, fault) {
+            (State::Closing(Write { buffer, .. }) | State::Syncing(buffer), Some(fault)) => {
+                self.fail(journal, fault, buffer);
+            }
+            (State::Closing(write), None) => {
+                self.unsynced = false;
+                self.count_sync(now);
+                self.begin(write, ring, now);
+            }
+            (State::Syncing(buffer), None) => {
+                self.unsynced = false;
+                self.count_sync(now);
+                journal.handle_written(Ok(true), buffer);
+            }
+            _ => unreachable!("a sync was submitted"),
+        }
+    }
+
+    /// Since when a write or sync is under way, or waits for its file.
+    pub fn busy_since(&self) -> Option<Millis> {
+        (!matches!(self.state, State::Idle | State::Failed(_))).then_some(self.since)
+    }
+
+    /// Why nothing is written any more.
+    pub fn failure(&self) -> Option<&LogFailure> {
+        match &self.state {
+            State::Failed(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
+    /// How the next segment stands. `Full`: writes are to be refused while there is still room for what must be logged.
+    pub fn space(&mut self) -> &Space {
+        self.lane.space()
+    }
+
+    pub fn totals(&self) -> LogTotals {
+        self.totals
+    }
+
+    pub fn set_method(&mut self, method: SyncMethod) {
+        self.method = method;
+    }
+
+    /// Of the segments after those that the disk's thread was asked for already.
+    pub fn set_sizes(&mut self, sizes: SegmentSizes) {
+        self.sizes = sizes;
+    }
+
+    /// Leaves everything behind, a failure too: the journal begins anew with the segment `first`. Nothing may be under way.
+    pub fn restart(&mut self, generation: u64, first: u64) {
+        assert!(self.busy_since().is_none(), "nothing is under way");
+        self.lane.cancel();
+        (self.generation, self.first, self.next) = (generation, first, first);
+        (self.current, self.unsynced, self.state) = (None, false, State::Idle);
+        self.ask();
+    }
+
+    /// Ends: the segment that was to be the next is not needed. Nothing may be under way.
+    pub fn finish(mut self) {
+        assert!(self.busy_since().is_none(), "nothing is under way");
+        self.lane.cancel();
+    }
+
+    fn begin(&mut self, write: Write<B>, ring: &mut Ring, now: Millis) {
+        if !matches!(self.current, Some(Segment { id, .. }) if id.number == write.segment) {
+            assert_eq!(write.segment, self.next, "segments are written in order");
+            if let Some(segment) = self.current.as_ref().filter(|_| self.unsynced) {
+                let file = segment.file.clone();
+                self.state = State::Closing(write);
+                ring.sync(&file, self.next_key(now));
+                return;
+            }
+            let Some(segment) = self.lane.take() else {
+                self.lane.hurry(Haste::Now);
+                self.totals.waits += 1;
+                self.since = now;
+                self.state = State::Waiting(write);
+                return;
+            };
+            assert_eq!((segment.id.generation, segment.id.number), (self.generation, self.next));
+            self.totals.segments += 1;
+            self.current = Some(segment);
+            self.next += 1;
+            self.ask();
+        }
+        self.submit(write, ring, now);
+    }
+
+    fn submit(&mut self, write: Write<B>, ring: &mut Ring, now: Millis) {
+        let Write { offset, buffer, sync, .. } = write;
+        let key = self.next_key(now);
+        let segment = self.current.as_ref().expect("the segment was found");
+        let len = buffer.bytes().len() as u64;
+        if len == 0 {
+            assert!(sync, "there is something to do");
+            ring.sync(&segment.file, key);
+            self.state = State::Syncing(buffer);
+            return;
+        }
+        if offset + len > segment.bytes / 2 {
+            self.lane.hurry(Haste::Soon);
+        }
+        let buffer = Arc::new(buffer);
+        match (sync, segment.direct) {
+            (false, _) => ring.write_at(&segment.file, buffer.clone(), offset, key),
+            // Synchronous buffered writes would block this thread.
+            (true, false) => {
+                ring.write_at_then_sync(&segment.file, buffer.clone(), offset, SyncMethod::Linked, key);
+            }
+            (true, true) => ring.write_at_then_sync(&segment.file, buffer.clone(), offset, self.method, key),
+        }
+        self.state = State::Writing { buffer, sync };
+    }
+
+    fn fail(&mut self, journal: &mut impl JournalIo<Buffer = B>, fault: WriteFault, buffer: B) {
+        let path = self.current.as_ref().map_or(PathBuf::new(), |segment| segment.path.clone());
+        let failure = LogFailure { path, fault };
+        journal.handle_written(Err(&failure), buffer);
+        self.state = State::Failed(failure);
+    }
+
+    /// Asks for the next segment.
+    fn ask(&mut self) {
+        self.lane.prepare(self.generation, self.next, self.sizes.bytes(self.next - self.first));
+    }
+
+    fn count_sync(&mut self, now: Millis) {
+        self.totals.syncs += 1;
+        self.totals.sync_ms_max = self.totals.sync_ms_max.max(now.0.saturating_sub(self.since.0));
+    }
+
+    /// The key of the operation that is under way.
+    fn key(&self) -> Key {
+        Key::new(Self::SLOT, self.operations)
+    }
+
+    fn next_key(&mut self, now: Millis) -> Key {
+        self.since = now;
+        self.operations = self.operations.wrapping_add(1);
+        self.key()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,31 @@
+//! The disk: the data directory, the files of the log ahead of their use, and what drives a shard's log.
+//!
+//! What is written and what it means is decided in `torc_engine`; here it reaches the disk. Shards write through their rings
+//! and wait for nothing: [`log::LogDriver`] is a shard's side. All that blocks is done by one thread, which owns the
+//! [`Directory`]: [`pool`].
+//!
+//! A start, in order:
+//!
+//! 1. [`Directory::open`] with [`Access::Serve`]: locks, reads the manifest that counts, refuses what is not sound.
+//! 2. For each shard of the manifest, load its snapshot ([`Directory::open_snapshot`]) and replay [`Directory::log_of`]
+//!    ([`Directory::map_segment`]); a torn end is cut off with [`Directory::repair_tail`].
+//! 3. [`Directory::discard`] every segment behind the end of the log that holds no record: otherwise it would lie between what
+//!    was written before and what comes now.
+//! 4. [`pool::start`] with the directory, a [`log::LogDriver`] per lane with [`Directory::next_generation`], and
+//!    [`pool::Lane::wait`] for each first segment.
+//! 5. [`Directory::switch`] to a manifest of this generation, through [`pool::DiskCaller::call`]. The first segments must be
+//!    there by then.
+//! 6. Only now may the journals log: segments of a generation without a manifest are removed at the next start.
+pub mod directory;
+mod error;
+pub mod files;
+pub mod log;
+pub mod names;
+pub mod pool;
+#[cfg(test)]
+mod sim;
+
+pub use directory::{Access, Directory, PoolSize, Segment};
+pub use error::DiskError;
+pub use files::{Disk, DiskFile, Host};
+pub use names::{SegmentId, SnapshotId};
