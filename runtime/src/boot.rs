@@ -20,9 +20,13 @@ use thiserror::Error;
 use torc_engine::config::{Config, Wakeup};
 use torc_engine::id::{Millis, ShardId};
 use torc_engine::limits::SHARD_BYTES_MIN;
+use torc_engine::log::End;
 use torc_engine::shard::Shard;
 use tracing::{info, warn};
 
+use crate::disk::Host;
+use crate::disk::pool::DiskThread;
+use crate::disk::start::{Opened, Seat, Source, StartError};
 use crate::limits::{FILES_RESERVED, MESH_PARCELS, SPIN_OUTSTANDING};
 use crate::listen::{self, ListenError};
 use crate::log::{self, LogError};
@@ -46,6 +50,8 @@ pub enum BootError {
     Probe(#[from] ProbeError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error(transparent)]
+    Start(#[from] StartError),
     #[error("the process may open {limit} files, too few for one client; allow more with: ulimit -n 65536")]
     Files { limit: u64 },
     #[error("cannot {step}: {source}")]
@@ -66,13 +72,14 @@ pub fn run(loaded: Loaded) -> Result<(), BootError> {
     allow_files(&mut config, shards)?;
     let report = probe::probe(Path::new(&config.dir))?;
     let wake_by_ring = choose_wakeup(config.wakeup, &report);
+    let opened = config.append_only.then(|| Opened::open(Path::new(&config.dir), shards)).transpose()?;
     let (doors, addresses) = listen::open(&config.bind, config.port, config.tcp_backlog, shards)?;
 
     let (notices, noticed) = mpsc::channel();
     watch_signals(notices.clone()).map_err(|source| BootError::Machine { step: "handle signals", source })?;
     // After the port, lest a second start take the file of the first away; before anybody is served.
     let pid_file = PidFile::write(&config.pidfile)?;
-    let crew = Crew::start(&config, file, &places, doors, wake_by_ring, notices)?;
+    let crew = Crew::start(&config, file, &places, doors, wake_by_ring, notices, opened)?;
     announce(&config, &places, &addresses, &report, wake_by_ring);
 
     wait_for_end(&noticed);
@@ -93,7 +100,10 @@ fn announce(config: &Config, places: &Places, addresses: &[SocketAddr], report: 
     }
     let wake = if wake_by_ring { "a message between rings" } else { "an event descriptor" };
     info!("a parked shard is woken by {wake}");
-    info!("persistence is off: a stop loses all keys");
+    match config.append_only {
+        true => info!("changes are logged to {}, appendfsync {}", config.dir, config.text_of("appendfsync")),
+        false => info!("persistence is off: a stop loses all keys"),
+    }
     info!("up to {} clients", config.maxclients);
     announce_memory(config, places.cores.len());
     if config.requirepass.is_empty() && !config.protected_mode {
@@ -198,6 +208,8 @@ struct Crew {
     controls: Vec<Sender<Control>>,
     bells: Arc<Vec<Bell>>,
     census: Arc<Census>,
+    /// The disk's thread, if changes are logged.
+    disk: Option<DiskThread<Host>>,
 }
 
 /// What a worker is given before it can exist: the rings must be made by their own threads, and each worker must know the
@@ -217,8 +229,18 @@ struct Start {
     control: Receiver<Control>,
     notices: Sender<Notice>,
     machine: HostMachine,
-    ready: Sender<Result<(ShardId, RawFd), BootError>>,
-    bells: Receiver<Arc<Vec<Bell>>>,
+    /// What the disk has of the shard; None if nothing is logged.
+    source: Option<Source>,
+    ready: Sender<Result<Made, BootError>>,
+    bells: Receiver<(Arc<Vec<Bell>>, Option<Seat>)>,
+}
+
+/// What a worker tells before it serves.
+struct Made {
+    id: ShardId,
+    ring: RawFd,
+    /// How its log ended, if it has one.
+    end: Option<End>,
 }
 
 impl Crew {
@@ -230,6 +252,7 @@ impl Crew {
         doors: Vec<Vec<Door>>,
         wake_by_ring: bool,
         notices: Sender<Notice>,
+        opened: Option<Opened>,
     ) -> Result<Crew, BootError> {
         let shards = places.cores.len();
         let census = Arc::new(Census::new(shards));
@@ -241,6 +264,7 @@ impl Crew {
         let identity = Arc::new(Identity::new(config_file, random));
         let spin_outstanding = if places.crowded { Duration::ZERO } else { SPIN_OUTSTANDING };
 
+        let mut sources = opened.as_ref().map(Opened::sources).transpose()?.into_iter().flatten();
         let (ready, made) = mpsc::channel();
         let (mut threads, mut controls, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         let parts = mesh(shards, MESH_PARCELS).into_iter().zip(doors).zip(&places.cores).zip(chutes);
@@ -262,6 +286,7 @@ impl Crew {
                 control: orders,
                 notices: notices.clone(),
                 machine: HostMachine::new(identity.clone(), census.clone()),
+                source: sources.next(),
                 ready: ready.clone(),
                 bells,
             };
@@ -273,18 +298,28 @@ impl Crew {
         drop(ready);
 
         let mut rings: Vec<RawFd> = vec![-1; shards];
+        let mut ends: Vec<Option<End>> = vec![None; shards];
         for _ in 0..shards {
-            let (id, ring) = made.recv().expect("a worker that dies takes the process with it")?;
-            rings[id.index()] = ring;
+            let Made { id, ring, end } = made.recv().expect("a worker that dies takes the process with it")?;
+            (rings[id.index()], ends[id.index()]) = (ring, end);
         }
         let bell = |ring| event_descriptor().map(|event: OwnedFd| Bell { ring, event });
         let bells: io::Result<Vec<Bell>> = rings.into_iter().map(bell).collect();
         let bells = Arc::new(bells.map_err(|source| BootError::Machine { step: "make event descriptors", source })?);
+        let (mut disk, mut seats) = (None, Vec::new());
+        if let Some(opened) = opened {
+            let ends: Vec<End> = ends.into_iter().flatten().collect();
+            let bells = bells.clone();
+            let wake = move |shard: u16| bells[usize::from(shard)].notify();
+            let (thread, seated) = opened.begin(&ends, config.segment_bytes, &places.cores, wake)?;
+            (disk, seats) = (Some(thread), seated);
+        }
+        let mut seats = seats.into_iter();
         for worker in waiting {
             // A worker that is gone has taken the process with it.
-            let _ = worker.send(bells.clone());
+            let _ = worker.send((bells.clone(), seats.next()));
         }
-        Ok(Crew { threads, controls, bells, census })
+        Ok(Crew { threads, controls, bells, census, disk })
     }
 
     /// Asks all workers to stop and waits for them.
@@ -299,6 +334,9 @@ impl Crew {
                 fatal("a worker panicked while stopping");
             }
         }
+        if self.disk.is_some_and(|disk| !disk.stop()) {
+            fatal("the disk's thread panicked");
+        }
     }
 }
 
@@ -312,17 +350,30 @@ fn work(start: Start) {
         Ok(ring) => ring,
         Err(error) => return drop(ready.send(Err(error))),
     };
-    if ready.send(Ok((start.id, ring.descriptor()))).is_err() {
+    let mut shard = Shard::new(start.id, start.port.shards(), start.seed, start.config, wall_clock());
+    let redone = start.source.map(|source| {
+        shard.begin_loading();
+        source.redo(&mut shard)
+    });
+    let end = match redone.transpose() {
+        Ok(end) => end,
+        Err(error) => return drop(ready.send(Err(error.into()))),
+    };
+    if ready.send(Ok(Made { id: start.id, ring: ring.descriptor(), end })).is_err() {
         return;
     }
     drop(ready);
-    let Ok(bells) = start.bells.recv() else { return };
-    let now = Millis(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64));
-    let shards = start.port.shards();
+    let Ok((bells, seat)) = start.bells.recv() else { return };
+    let log = seat.map(|seat| {
+        shard.journal().begin(seat.start);
+        // What had expired when the process before was there has expired, whatever the clock says now.
+        shard.end_loading(wall_clock().max(seat.wall_ms));
+        seat.driver
+    });
     let worker = Worker::new(Parts {
         id: start.id,
         ring,
-        shard: Shard::new(start.id, shards, start.seed, start.config, now),
+        shard,
         port: start.port,
         doors: start.doors,
         census: start.census,
@@ -331,13 +382,18 @@ fn work(start: Start) {
         spin_outstanding: start.spin_outstanding,
         chute: start.chute,
         filler: start.filler,
+        log,
         control: start.control,
         notices: start.notices,
         machine: start.machine,
     });
     if let Err(error) = worker.run() {
-        fatal(&format!("the io_uring of a shard failed: {error}"));
+        fatal(&error.to_string());
     }
+}
+
+fn wall_clock() -> Millis {
+    Millis(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64))
 }
 
 struct AbortOnPanic;

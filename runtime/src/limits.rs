@@ -65,6 +65,9 @@ pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// How often a shard sums up the client buffers of the others.
 pub const BUFFERS_OTHERS_MS: u64 = 10;
 
+/// How often a shard that loads says how far it is.
+pub const LOAD_LOG_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Seconds between two log lines about the same trouble.
 pub const LOG_REPEAT_MS: u64 = 1000;
 

@@ -25,6 +25,10 @@ pub enum Error {
     WrongArity,
     NoAuth,
     Loading,
+    /// The log has failed.
+    LogFailed,
+    /// The disk is full.
+    DiskFull,
     NoPasswordSet,
     WrongPassword,
     NoProto,
@@ -71,6 +75,14 @@ impl Error {
             Error::InvalidCursor => "ERR invalid cursor",
             Error::DbIndexOutOfRange => "ERR DB index is out of range",
             Error::NoAuth => "NOAUTH Authentication required.",
+            Error::LogFailed => {
+                "MISCONF Errors writing to the AOF file: the log has failed, and what was being written may be lost. Writes are \
+                refused until Torc is started again; its messages say what the system answered"
+            }
+            Error::DiskFull => {
+                "MISCONF Errors writing to the AOF file: No space left on device. Writes that need memory are refused until \
+                there is room on the disk"
+            }
             Error::Loading => "LOADING Torc is loading the dataset in memory",
             Error::NoPasswordSet => {
                 "ERR AUTH <password> called without any password configured for the default user. Are you sure your \

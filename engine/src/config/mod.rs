@@ -257,6 +257,14 @@ impl Config {
         Config::find_label(name).map(|(row, _)| row)
     }
 
+    /// The canonical text of the parameter with this name.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn text_of(&self, name: &str) -> &str {
+        self.text(Config::find(name).expect("a parameter's name"))
+    }
+
     /// The canonical text of a row.
     pub fn text(&self, row: usize) -> &str {
         &self.texts[row]

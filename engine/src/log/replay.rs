@@ -54,6 +54,8 @@ pub struct End {
     pub last_txid: u64,
     /// The latest time that a batch or header was written: the clock was there already.
     pub wall_ms: Millis,
+    /// Generation and number of the last segment with a header: those behind it hold nothing.
+    pub last_segment: Option<(u64, u64)>,
     /// The process stopped in order.
     pub is_sealed: bool,
     /// Changes shown, and bytes of the log read, headers and padding included.
@@ -157,6 +159,7 @@ impl<'a> Replay<'a> {
                 previous: None,
                 last_txid: 0,
                 wall_ms: Millis(0),
+                last_segment: None,
                 is_sealed: false,
                 changes: 0,
                 bytes: 0,
@@ -335,6 +338,7 @@ impl<'a> Replay<'a> {
         self.last_crc = header.previous.map_or(0, |(_, crc)| crc);
         let end = &mut self.end;
         end.last_lsn = Lsn(self.last_lsn);
+        end.last_segment = Some((header.generation, header.segment));
         end.previous = header.previous.map(|(last, crc)| (Lsn(last), crc));
         end.last_txid = end.last_txid.max(header.last_txid);
         end.wall_ms = end.wall_ms.max(Millis(header.wall_ms));

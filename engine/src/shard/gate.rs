@@ -27,12 +27,7 @@ pub(super) fn required_flags(client: &Client, is_loading: bool) -> u32 {
 
 /// The home gates: finds the command, or says why it is refused. `required` are [`required_flags`].
 #[inline(always)]
-pub(super) fn pass_home(
-    args: Args<'_>,
-    client: &Client,
-    config: &Config,
-    required: u32,
-) -> Result<Command, Refusal> {
+pub(super) fn pass_home(args: Args<'_>, client: &Client, config: &Config, required: u32) -> Result<Command, Refusal> {
     let Some(mut command) = Command::of(args) else { return Err(unknown(args)) };
     let mut gate = command.gate();
     let count = args.len() as u32;

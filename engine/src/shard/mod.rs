@@ -106,6 +106,17 @@ option to 'no', and then restarting the server. 3) If you started the server man
 the '--protected-mode no' option. 4) Setup an authentication password for the default user. NOTE: You only need to do \
 one of the above things in order for the server to start accepting connections from the outside.\r\n";
 
+/// Which writes are let in, by the state of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writes {
+    #[default]
+    Allowed,
+    /// Those that free memory: the disk is full, and what is left of it is for them.
+    OnlyFreeing,
+    /// The log has failed.
+    Refused,
+}
+
 /// One shard: its keys, its sessions, and what it has under way with the other shards.
 pub struct Shard {
     /// What the execution of a command may touch.
@@ -155,6 +166,7 @@ struct Core {
     stats: Stats,
     random: Random,
     budget: Budget,
+    writes: Writes,
     /// Commands executed, for sampling durations.
     executed: u64,
 }
@@ -171,6 +183,7 @@ impl Shard {
             stats: Stats::new(),
             random: Random(seed[0] ^ (id.0 as u64) << 48),
             budget: Budget::new(),
+            writes: Writes::Allowed,
             executed: 0,
         };
         core.config_changed();
@@ -220,6 +233,16 @@ impl Shard {
         self.core.store.end_redo(now);
         self.core.config_changed();
         self.loading = false;
+    }
+
+    /// Lets writes in, or not.
+    pub fn set_writes(&mut self, writes: Writes) {
+        self.core.writes = writes;
+    }
+
+    /// Which writes are let in.
+    pub fn writes(&self) -> Writes {
+        self.core.writes
     }
 
     /// The log, to be begun and written. Off until it is begun.

@@ -12,8 +12,8 @@ use torc_protocol::resp::request::{ProtocolError, Step};
 use super::garbage::{discard_all, discard_frame};
 use super::gate::{self, Refusal};
 use super::waiters::Waiter;
-use super::{Core, Input, Shard};
-use crate::command::{Call, Command, Handler, Outcome, Owner, Result as CommandResult, Route, flag};
+use super::{Core, Input, Shard, Writes};
+use crate::command::{Call, Command, Error, Handler, Outcome, Owner, Result as CommandResult, Route, flag};
 use crate::id::{Millis, SessionId, ShardId};
 use crate::limits;
 use crate::machine::Machine;
@@ -547,12 +547,31 @@ impl Core {
     /// Runs a command on keys.
     #[inline(always)]
     fn run(&mut self, call: &Call<'_>, machine: &mut dyn Machine, mut reply: ReplyWriter<'_>) -> CommandResult {
+        if self.writes != Writes::Allowed {
+            self.pass_log(call)?;
+        }
         self.admit(call, machine)?;
         self.count(call, machine, |core| match call.command.row().handler {
             Handler::Read(handler) => handler(call, &core.store, &mut reply),
             Handler::Write(handler) => handler(call, &mut core.store, &mut reply),
             Handler::Home(_) | Handler::Shard(_) | Handler::None => unreachable!("routed elsewhere"),
         })
+    }
+
+    /// While the log takes no more, or not much: who writes is refused.
+    #[cold]
+    fn pass_log(&mut self, call: &Call<'_>) -> Result<(), Error> {
+        let kept_out = match self.writes {
+            Writes::Allowed => return Ok(()),
+            Writes::OnlyFreeing => flag::DENYOOM,
+            Writes::Refused => flag::WRITE,
+        };
+        if call.command.gate().flags & kept_out == 0 {
+            return Ok(());
+        }
+        self.stats.commands[call.command.index()].rejected += 1;
+        self.stats.counters.total_error_replies += 1;
+        Err(if self.writes == Writes::Refused { Error::LogFailed } else { Error::DiskFull })
     }
 
     /// Counts a command, and times one in 64 and all that are O(N).

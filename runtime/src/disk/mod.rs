@@ -24,6 +24,7 @@ pub mod names;
 pub mod pool;
 #[cfg(test)]
 mod sim;
+pub mod start;
 
 pub use directory::{Access, Directory, PoolSize, Segment};
 pub use error::DiskError;

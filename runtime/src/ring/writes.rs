@@ -53,6 +53,13 @@ pub unsafe trait StableBytes: Send + Sync + 'static {
     fn bytes(&self) -> &[u8];
 }
 
+// SAFETY: what it is made of is a vector, which it leaves alone unless it is borrowed exclusively.
+unsafe impl StableBytes for torc_engine::log::Buffer {
+    fn bytes(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
 // SAFETY: a vector's bytes are on the heap and stay there; behind a shared reference nobody changes them.
 unsafe impl StableBytes for Vec<u8> {
     fn bytes(&self) -> &[u8] {

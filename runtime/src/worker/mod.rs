@@ -13,6 +13,7 @@
 
 mod accept;
 mod connection;
+mod log;
 mod peers;
 
 use std::collections::VecDeque;
@@ -22,10 +23,13 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use socket2::Socket;
+use thiserror::Error;
 use torc_engine::id::{Millis, SessionId, ShardId};
+use torc_engine::log::Buffer;
 use torc_engine::machine::Machine;
 use torc_engine::shard::{Close, Event, Input, Shard};
 
+use crate::disk::log::{LogDriver, LogFailure};
 use crate::limits::*;
 use crate::machine::HostMachine;
 use crate::mesh::{Parcel, Port};
@@ -54,6 +58,15 @@ pub enum Notice {
     Signal(i32),
 }
 
+/// Why a worker, and the process with it, ends.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    #[error("the io_uring of a shard failed: {0}")]
+    Ring(#[from] io::Error),
+    #[error("{0}; under appendfsync always nothing can be acknowledged any more")]
+    Log(LogFailure),
+}
+
 /// What a worker is made of.
 pub struct Parts {
     pub id: ShardId,
@@ -71,6 +84,8 @@ pub struct Parts {
     pub chute: Chute,
     /// None if memory is not to be filled ahead.
     pub filler: Option<Filler>,
+    /// None if nothing is logged.
+    pub log: Option<LogDriver<Buffer>>,
     pub control: Receiver<Control>,
     pub notices: Sender<Notice>,
     pub machine: HostMachine,
@@ -110,6 +125,8 @@ pub struct Worker {
     buffers_others: u64,
     buffers_others_at: Millis,
     accept_logged_at: Millis,
+    /// That the log failed has been said.
+    log_failed: bool,
     /// When a stop gives up waiting; Some once asked to stop.
     stop_at: Option<Instant>,
     drained: bool,
@@ -139,13 +156,14 @@ impl Worker {
             buffers_others: 0,
             buffers_others_at: Millis(0),
             accept_logged_at: Millis(0),
+            log_failed: false,
             stop_at: None,
             drained: false,
         }
     }
 
-    /// Serves until told to stop. An error is the ring's, and fatal.
-    pub fn run(mut self) -> io::Result<()> {
+    /// Serves until told to stop. An error is fatal.
+    pub fn run(mut self) -> Result<(), WorkerError> {
         let own = self.parts.id.index();
         self.parts.ring.poll_notified(&self.parts.bells[own].event);
         self.accept_all();
@@ -161,6 +179,7 @@ impl Worker {
             shard.turn(self.now, machine, self.buffers_others, ring.arena(), &self.inputs);
             self.inputs.clear();
             self.return_buffers();
+            self.serve_log()?;
 
             self.send_frames();
             self.settle();
@@ -172,6 +191,7 @@ impl Worker {
             }
             self.collect_own_free();
             if self.is_done() {
+                self.finish_log();
                 return Ok(());
             }
             self.rest()?;
@@ -213,7 +233,8 @@ impl Worker {
                 }
                 // The peer's ring is full or closed: its event descriptor reaches it all the same.
                 Completion::Undelivered { peer, .. } => self.parts.bells[peer as usize].notify(),
-                Completion::Written { .. } | Completion::Synced { .. } => unreachable!("a worker writes no file yet"),
+                Completion::Written { key, result } => self.log_written(key, result),
+                Completion::Synced { key, result } => self.log_synced(key, result),
             }
         }
     }
@@ -527,6 +548,9 @@ impl Worker {
         if let Some(at) = self.parts.shard.next_wake() {
             time = time.min(until(at));
         }
+        if let Some(at) = self.log_wake() {
+            time = time.min(until(at));
+        }
         for listener in self.listeners.iter().flatten() {
             if let Some(at) = listener.paused_until {
                 time = time.min(until(at));
@@ -573,7 +597,8 @@ impl Worker {
             self.drained = true;
             self.parts.census.report_drained();
         }
-        self.parts.census.all_drained() || Instant::now() >= stop_at
+        let is_late = Instant::now() >= stop_at;
+        (self.parts.census.all_drained() || is_late) && self.is_log_sealed(stop_at)
     }
 }
 
