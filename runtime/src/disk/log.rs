@@ -253,9 +253,15 @@ impl<B: StableBytes> LogDriver<B> {
         self.sizes = sizes;
     }
 
+    /// The lowest number of a segment that `restart` takes.
+    pub fn unused_segment(&self) -> u64 {
+        self.next + 1
+    }
+
     /// Leaves everything behind, a failure too: the journal begins anew with the segment `first`. Nothing may be under way.
     pub fn restart(&mut self, generation: u64, first: u64) {
         assert!(self.busy_since().is_none(), "nothing is under way");
+        assert!((generation, first) > (self.generation, self.next), "no file is used twice");
         self.lane.cancel();
         (self.generation, self.first, self.next) = (generation, first, first);
         (self.current, self.unsynced, self.state) = (None, false, State::Idle);

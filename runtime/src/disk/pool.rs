@@ -16,6 +16,7 @@
 //! that has a shard if there is another.
 
 use std::io;
+use std::mem;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -42,10 +43,19 @@ pub enum Haste {
 
 /// What the thread is asked to do.
 enum Order<D: Disk> {
-    Prepare { id: SegmentId, bytes: u64 },
-    Hurry { shard: u16, haste: Haste },
-    Cancel { shard: u16 },
-    Discard(SegmentId),
+    Prepare {
+        id: SegmentId,
+        bytes: u64,
+    },
+    Hurry {
+        shard: u16,
+        haste: Haste,
+    },
+    /// `taken`: the last segment that the shard has got. What was made since is not needed.
+    Cancel {
+        shard: u16,
+        taken: Option<SegmentId>,
+    },
     Call(Job<D>),
     Stop,
 }
@@ -53,10 +63,10 @@ enum Order<D: Disk> {
 /// What is done to the directory on the thread.
 type Job<D> = Box<dyn FnOnce(&mut Directory<D>) + Send>;
 
-/// What a shard is told.
-enum Told<F> {
-    Ready(Segment<F>),
-    Failed(DiskError),
+/// What a shard is told of the segment that it asked for.
+struct Told<F> {
+    id: SegmentId,
+    result: Result<Segment<F>, DiskError>,
 }
 
 /// How a shard's next segment stands.
@@ -76,7 +86,11 @@ pub struct Lane<D: Disk> {
     told: Receiver<Told<D::File>>,
     haste: Haste,
     space: Space,
+    /// Asked for, and not taken.
+    wanted: Option<SegmentId>,
     ready: Option<Segment<D::File>>,
+    /// The last one.
+    taken: Option<SegmentId>,
 }
 
 impl<D: Disk> Lane<D> {
@@ -86,9 +100,10 @@ impl<D: Disk> Lane<D> {
 
     /// Asks for a segment of the shard, one at a time.
     pub fn prepare(&mut self, generation: u64, number: u64, bytes: u64) {
-        assert!(self.ready.is_none(), "the segment before has been taken");
-        (self.haste, self.space) = (Haste::Calm, Space::Preparing);
-        self.send(Order::Prepare { id: SegmentId { shard: self.shard, generation, number }, bytes });
+        assert!(self.wanted.is_none(), "the segment before has been taken");
+        let id = SegmentId { shard: self.shard, generation, number };
+        (self.haste, self.space, self.wanted) = (Haste::Calm, Space::Preparing, Some(id));
+        self.send(Order::Prepare { id, bytes });
     }
 
     /// Says that the segment asked for is needed sooner.
@@ -102,13 +117,7 @@ impl<D: Disk> Lane<D> {
     /// How the segment asked for stands.
     pub fn space(&mut self) -> &Space {
         while let Ok(told) = self.told.try_recv() {
-            match told {
-                Told::Ready(segment) => {
-                    self.ready = Some(segment);
-                    self.space = Space::Ready;
-                }
-                Told::Failed(error) => self.space = Space::Full(error),
-            }
+            self.hear(told);
         }
         &self.space
     }
@@ -116,32 +125,46 @@ impl<D: Disk> Lane<D> {
     /// The segment asked for, if it is there.
     pub fn take(&mut self) -> Option<Segment<D::File>> {
         self.space();
-        self.ready.take()
+        let segment = self.ready.take()?;
+        (self.wanted, self.taken) = (None, Some(segment.id));
+        Some(segment)
     }
 
     /// Gives up the segment asked for.
     pub fn cancel(&mut self) {
-        self.send(Order::Cancel { shard: self.shard });
-        if let Some(segment) = self.take() {
-            self.send(Order::Discard(segment.id));
-        }
-        self.space = Space::Preparing;
+        (self.wanted, self.ready, self.space) = (None, None, Space::Preparing);
+        self.send(Order::Cancel { shard: self.shard, taken: self.taken });
     }
 
     /// Waits until the segment asked for is there, or cannot be made. Not for a shard that serves.
     pub fn wait(&mut self) -> Result<(), DiskError> {
-        if self.ready.is_some() {
-            return Ok(());
-        }
-        match self.told.recv() {
-            Ok(Told::Ready(segment)) => {
-                self.ready = Some(segment);
-                self.space = Space::Ready;
-                Ok(())
+        assert!(self.wanted.is_some(), "a segment was asked for");
+        loop {
+            match mem::replace(&mut self.space, Space::Preparing) {
+                Space::Ready => {
+                    self.space = Space::Ready;
+                    return Ok(());
+                }
+                Space::Full(error) => return Err(error),
+                Space::Preparing => {}
             }
-            Ok(Told::Failed(error)) => Err(error),
-            Err(_) => unreachable!("the thread outlives the shards"),
+            let Ok(told) = self.told.recv() else { unreachable!("the thread outlives the shards") };
+            self.hear(told);
         }
+    }
+
+    fn hear(&mut self, told: Told<D::File>) {
+        // What was told of a segment that was given up meanwhile is nothing to this one.
+        if Some(told.id) != self.wanted {
+            return;
+        }
+        self.space = match told.result {
+            Ok(segment) => {
+                self.ready = Some(segment);
+                Space::Ready
+            }
+            Err(error) => Space::Full(error),
+        };
     }
 
     fn send(&self, order: Order<D>) {
@@ -240,6 +263,8 @@ struct Pool<D: Disk, W> {
 struct Work<D: Disk> {
     told: Sender<Told<D::File>>,
     wanted: Option<Wanted<D::File>>,
+    /// The last segment that it was given.
+    given: Option<SegmentId>,
 }
 
 struct Wanted<F> {
@@ -262,10 +287,18 @@ impl<D: Disk, W: Fn(u16)> Pool<D, W> {
         let (mut works, mut lanes) = (Vec::new(), Vec::new());
         for shard in 0..shards {
             let (sender, told) = mpsc::channel();
-            works.push(Work { told: sender, wanted: None });
+            works.push(Work { told: sender, wanted: None, given: None });
             let shard = u16::try_from(shard).expect("shards are numbered with 16 bits");
-            let orders = orders.clone();
-            lanes.push(Lane { shard, orders, told, haste: Haste::Calm, space: Space::Preparing, ready: None });
+            lanes.push(Lane {
+                shard,
+                orders: orders.clone(),
+                told,
+                haste: Haste::Calm,
+                space: Space::Preparing,
+                wanted: None,
+                ready: None,
+                taken: None,
+            });
         }
         // Of the system's own memory, for it must be aligned.
         let zeros = MmapMut::map_anon(SEGMENT_FILL_CHUNK)?;
@@ -284,12 +317,12 @@ impl<D: Disk, W: Fn(u16)> Pool<D, W> {
                     wanted.haste = haste;
                 }
             }
-            Order::Cancel { shard } => {
-                let file = self.lanes[shard as usize].wanted.take().and_then(|wanted| wanted.file);
+            Order::Cancel { shard, taken } => {
+                let work = &mut self.lanes[shard as usize];
+                let file = work.wanted.take().and_then(|wanted| wanted.file);
                 file.into_iter().for_each(|file| self.directory.abandon_segment(file));
-            }
-            Order::Discard(id) => {
-                if let Err(error) = self.directory.discard(id, self.size) {
+                let unused = work.given.filter(|&given| Some(given) != taken);
+                if let Some(Err(error)) = unused.map(|id| self.directory.discard(id, self.size)) {
                     tracing::warn!("a segment that is not needed stays: {error}");
                 }
             }
@@ -327,11 +360,15 @@ impl<D: Disk, W: Fn(u16)> Pool<D, W> {
                 }
                 self.lanes[lane].wanted = Some(wanted);
             }
-            Ok(Some(segment)) => self.tell(lane, Told::Ready(segment)),
+            Ok(Some(segment)) => {
+                self.lanes[lane].given = Some(segment.id);
+                self.tell(lane, Told { id: segment.id, result: Ok(segment) });
+            }
             Err(error) => {
                 (wanted.file, wanted.retry_at) = (None, Some(now + SEGMENT_RETRY));
+                let id = wanted.id;
                 self.lanes[lane].wanted = Some(wanted);
-                self.tell(lane, Told::Failed(error));
+                self.tell(lane, Told { id, result: Err(error) });
             }
         }
         Some(now)
@@ -500,6 +537,28 @@ mod tests {
         world.lanes[0].cancel();
         world.run();
         assert!(!world.sim.paths().iter().any(|path| path.contains("filling") || path.contains("000003")));
+    }
+
+    #[test]
+    fn segment_that_is_done_when_it_was_given_up_is_not_taken_for_the_next() {
+        let mut world = world(1);
+        world.lanes[0].prepare(1, 1, SEGMENT);
+        world.run();
+        let first = world.lanes[0].take().unwrap();
+        world.lanes[0].prepare(1, 2, SEGMENT);
+        world.pool.handle(world.orders.try_recv().unwrap());
+        world.lanes[0].cancel();
+        // The thread does not know of that yet.
+        while world.pool.step(world.now).is_some_and(|at| at < world.now + SEGMENT_RETRY) {
+            world.now += Duration::from_millis(100);
+        }
+        assert!(world.sim.paths().contains(&"/data/wal-1-0-000002.log".into()));
+        world.lanes[0].prepare(1, 9, SEGMENT);
+        world.run();
+        assert_eq!(world.lanes[0].take().unwrap().id.number, 9);
+        assert!(!world.sim.paths().contains(&"/data/wal-1-0-000002.log".into()));
+        // What the shard has got stays.
+        assert!(world.sim.get(first.path.to_str().unwrap()).is_some());
     }
 
     #[test]
