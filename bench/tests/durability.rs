@@ -93,7 +93,8 @@ fn a_server_that_keeps_nothing_is_found_out() {
     for promise in ["always", "everysec"] {
         let directory = Directory::new(&format!("nothing-{promise}"));
         let arguments = format!(
-            "--promise {promise} --rounds 1 --seconds-per-round 1.5 --keys 100 --connections 2 --startup-kills 0 --seed 1 --json"
+            "--promise {promise} --rounds 1 --seconds-per-round 1.5 --keys 100 --connections 2 --startup-kills 0 --seed 1 \
+             --json"
         );
         let output = run("kill9", &directory, &["--server", &format!("redis={redis}")], &arguments);
         assert_eq!(output.status.code(), Some(1));
