@@ -15,6 +15,8 @@ pub enum Error {
     Refused { count: u64, kinds: String },
     #[error("missing reply from {address}: {outstanding} outstanding, none for {waited_ms} ms")]
     MissingReply { address: String, outstanding: usize, waited_ms: u64 },
+    #[error("{0} violations of what was promised")]
+    Broken(u64),
     #[error("{operation}: {source}")]
     Io { operation: String, source: io::Error },
     #[error("interrupted")]

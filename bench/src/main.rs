@@ -8,6 +8,7 @@ mod churn;
 mod client;
 mod compare;
 mod cross_check;
+mod data_dir;
 mod error;
 mod expire_storm;
 mod floor;
@@ -15,10 +16,12 @@ mod hit_ratio;
 mod html;
 mod idle;
 mod keys;
+mod kill9;
 mod load;
 mod memory;
 mod process;
 mod random;
+mod recovery;
 mod replies;
 mod ring;
 mod run;
@@ -63,6 +66,10 @@ enum Action {
     Churn(churn::ChurnArgs),
     /// Let many keys expire at one moment while others are read: latency, and when keys and memory are gone.
     ExpireStorm(expire_storm::ExpireStormArgs),
+    /// Kill a server again and again while it is written to: is everything there that it promised to keep?
+    Kill9(kill9::Kill9Args),
+    /// Fill servers, have them save, kill them: time of a snapshot, bytes on disk, time until they serve again.
+    Recovery(recovery::RecoveryArgs),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +84,8 @@ fn main() -> ExitCode {
         Action::HitRatio(args) => hit_ratio::run(args),
         Action::Churn(args) => churn::run(args),
         Action::ExpireStorm(args) => expire_storm::run(args),
+        Action::Kill9(args) => kill9::run(args),
+        Action::Recovery(args) => recovery::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

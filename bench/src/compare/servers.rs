@@ -16,6 +16,10 @@ use std::time::{Duration, Instant};
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two looks whether a server serves, when that is timed.
+const SERVING_LOOK: Duration = Duration::from_millis(1);
+/// Ports that are tried.
+const PORTS: u32 = 4_000;
 
 /// `NAME=COMMAND` or `NAME=COMMAND;COMMAND`; `NAME+memcache=COMMAND` if it speaks memcached's protocol.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,6 +109,52 @@ impl Server {
     /// Of the first process.
     pub fn address(&self) -> Address {
         local(self.ports[0])
+    }
+
+    /// Ends all processes as a crash would, and returns when they are gone.
+    pub fn kill(&mut self) -> Result<(), Error> {
+        for process in &mut self.processes {
+            process.child.kill().map_err(Error::io("kill a server"))?;
+            process.child.wait().map_err(Error::io("wait for a server"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether all processes are there, and the end of what the first one printed that is not.
+    pub fn check_alive(&mut self) -> Result<(), Error> {
+        for process in &mut self.processes {
+            if let Some(status) = process.child.try_wait().map_err(Error::io("wait for a server"))? {
+                return Err(Error::dead(&self.name, format!("ended by itself ({status}): {}", process.output())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the first process answers PING, which it refuses while it loads its data. Looks often, to be told the
+    /// time.
+    pub fn wait_until_serving(&mut self, bound: Duration) -> Result<(), Error> {
+        let (start, address) = (Instant::now(), self.address());
+        let left = || bound.saturating_sub(start.elapsed()).max(Duration::from_millis(1));
+        let mut client = None;
+        loop {
+            system::check_interrupt()?;
+            if client.is_none() {
+                client = Client::connect(&address, left(), &Greeting::default()).ok();
+            }
+            let reply = client.as_mut().map(|client| client.call(&[b"PING"]));
+            match reply {
+                Some(Ok(_)) => return Ok(()),
+                // Answers with an error: the connection is good for another try.
+                Some(Err(Error::WrongReply { .. })) => {}
+                _ => client = None,
+            }
+            self.check_alive()?;
+            if start.elapsed() >= bound {
+                let reason = format!("does not serve after {} s: {}", bound.as_secs(), self.processes[0].output());
+                return Err(Error::dead(&self.name, reason));
+            }
+            std::thread::sleep(SERVING_LOOK);
+        }
     }
 
     pub fn wait_until_listening(&mut self) -> Result<(), Error> {
@@ -208,8 +258,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // SAFETY: the child is not reaped before this, so its id is still its own.
-        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // SAFETY: the child is not reaped, so its id is still its own.
+            unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        }
         let start = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) {
             if start.elapsed() > END_TIMEOUT {
@@ -238,21 +290,21 @@ fn with_ports(command: &str, ports: &[u16], process: usize) -> String {
 }
 
 /// Below the range from which the kernel takes ports for outgoing connections, among which a port that
-/// was free a moment ago may be taken.
+/// was free a moment ago may be taken. Goes round after some thousand.
 fn free_ports(count: usize) -> Result<Vec<u16>, Error> {
-    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let first = 20_000 + (std::process::id() % 8_000) as u16;
     let mut ports = Vec::new();
-    while ports.len() < count {
-        let offset = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if offset > 4_000 {
-            return Err(Error::Usage("no free port".to_string()));
+    for _ in 0..PORTS {
+        if ports.len() == count {
+            return Ok(ports);
         }
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, first + offset)).is_ok() {
-            ports.push(first + offset);
+        let offset = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % PORTS;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, first + offset as u16)).is_ok() {
+            ports.push(first + offset as u16);
         }
     }
-    Ok(ports)
+    Err(Error::Usage("no free port".to_string()))
 }
 
 /// The first line of `PROGRAM --version`, empty if the program does not know the flag.
