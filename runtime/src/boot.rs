@@ -70,9 +70,10 @@ pub fn run(loaded: Loaded) -> Result<(), BootError> {
     let places = place::choose(&config.cores)?;
     let shards = places.cores.len();
     allow_files(&mut config, shards)?;
+    // It makes the directory if there is none.
+    let opened = config.append_only.then(|| Opened::open(Path::new(&config.dir), shards)).transpose()?;
     let report = probe::probe(Path::new(&config.dir))?;
     let wake_by_ring = choose_wakeup(config.wakeup, &report);
-    let opened = config.append_only.then(|| Opened::open(Path::new(&config.dir), shards)).transpose()?;
     let (doors, addresses) = listen::open(&config.bind, config.port, config.tcp_backlog, shards)?;
 
     let (notices, noticed) = mpsc::channel();

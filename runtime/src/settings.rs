@@ -16,6 +16,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
@@ -378,9 +379,12 @@ fn shown(line: &[u8]) -> String {
     }
 }
 
-/// Makes `dir` absolute, as CONFIG GET shows it, after looking whether it is a directory.
+/// Makes `dir` absolute, as CONFIG GET shows it, after looking whether it is a directory; one that data is to go to is made.
 fn settle_dir(config: &mut Config) -> Result<(), SettingsError> {
     let wrong = |source| SettingsError::Dir { dir: config.dir.clone(), source };
+    if config.append_only {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.dir).map_err(wrong)?;
+    }
     let real = fs::canonicalize(&config.dir).map_err(wrong)?;
     if !real.is_dir() {
         return Err(wrong(io::ErrorKind::NotADirectory.into()));
@@ -500,11 +504,7 @@ mod tests {
             (&["--prot", "1"], "a similar argument exists: '--port'"),
             (&["--port"], "a value is required for '--port"),
             (&["--port", "x"], "on the command line: --port: 'port x' is wrong: argument couldn't"),
-            (
-                &["--appendonly", "yes"],
-                "--appendonly: 'appendonly yes' is refused: Torc has no append-only log yet; \
-                 only 'no' is accepted",
-            ),
+            (&["--appendonly", "yes", "--dir", "/dev/null/x"], "dir '/dev/null/x' cannot be used: Not a directory"),
             (&["--dir", "/does/not/exist"], "dir '/does/not/exist' cannot be used: No such file"),
             (&["--dir", "/dev/null"], "dir '/dev/null' cannot be used: not a directory"),
             (&["/does/not/exist.conf"], "cannot read '/does/not/exist.conf': No such file"),
