@@ -319,11 +319,9 @@ impl<'a> Replay<'a> {
     fn follows(&self, current: &SegmentHeader, next: &SegmentHeader, is_in_snapshot: bool) -> bool {
         let is_same_log = current.generation != next.generation
             || (current.segment.wrapping_add(1) == next.segment && current.salt == next.salt);
-        let is_linked = match next.previous {
-            Some(previous) => previous == (self.last_lsn, self.last_crc),
-            // It was begun behind a snapshot.
-            None => is_in_snapshot || self.end.previous.is_none(),
-        };
+        let previous = next.previous.map(|(last, crc)| (Lsn(last), crc));
+        // Or it was begun behind a snapshot.
+        let is_linked = previous == self.end.previous || previous.is_none() && is_in_snapshot;
         let is_without_gap = next.first_lsn == self.next_lsn() || is_in_snapshot && next.first_lsn > self.last_lsn;
         is_same_log && is_linked && is_without_gap
     }

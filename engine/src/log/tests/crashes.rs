@@ -187,7 +187,7 @@ fn live(mut random: Random) {
             let has_written = world.write(policy);
             assert_eq!(has_written, deadline.is_some_and(|at| at <= world.now), "{deadline:?} at {:?}", world.now);
             if below(random, 30) == 0 {
-                snapshot(&mut world, &mut base);
+                snapshot(random, &mut world, &mut base);
             }
         }
         if below(random, 4) == 0 {
@@ -200,11 +200,13 @@ fn live(mut random: Random) {
     }
 }
 
-/// What a snapshot up to what is durable makes superfluous is used again.
-fn snapshot(world: &mut World, base: &mut Lsn) {
-    // A snapshot is of the state between two changes, not within one that was cut.
+/// What a snapshot makes superfluous is used again.
+fn snapshot(random: &mut Random, world: &mut World, base: &mut Lsn) {
+    // A snapshot is of the state between two changes, not within one that was cut; of the last one, or an earlier one. It
+    // can be durable before the log is.
     let durable = world.changes.partition_point(|(lsn, _)| *lsn <= world.journal.durable_lsn());
-    *base = world.changes[..durable].last().map_or(Lsn(0), |(lsn, _)| *lsn);
+    let up_to = if below(random, 2) == 0 { durable } else { world.changes.len() };
+    *base = world.changes[..up_to].last().map_or(*base, |(lsn, _)| *lsn).max(*base);
     let names: Vec<_> = world.files.keys().copied().collect();
     for pair in names.windows(2) {
         let next = super::super::format::SegmentHeader::parse(&world.files[&pair[1]].crashed(|| true));
