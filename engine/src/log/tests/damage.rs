@@ -3,6 +3,7 @@
 use super::*;
 use crate::log::Why;
 use crate::log::format::BatchHeader;
+use crate::random::Random;
 use FsyncPolicy::Always;
 
 /// Three segments: several batches, a value cut over two segments, and files that were used before.
@@ -180,4 +181,15 @@ fn logs_of_others_are_refused() {
         header[8..12].copy_from_slice(&crc.to_le_bytes());
     };
     assert_eq!(refusal(&world, newer).map(|damage| damage.why), Some(Why::Version(2)));
+}
+
+/// The short form of the fuzz campaign; the long form is in `engine/fuzz`, see README.md.
+#[test]
+fn fuzz_short() {
+    for seed in 0..3000 {
+        let mut random = Random(seed);
+        let len = random.next() % 600;
+        let input: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+        crate::log::fuzz_body::log(&input);
+    }
 }
