@@ -135,7 +135,7 @@ fn a_cut_value_and_what_is_behind_it() {
 /// Random changes, policies, moments to write, crashes, snapshots and recycled files, through many generations.
 #[test]
 fn a_life_with_crashes() {
-    for seed in 0..400 {
+    for seed in 0..250 {
         live(Random(seed));
     }
 }
