@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::log::Why;
-use crate::log::format::BatchHeader;
 use crate::random::Random;
 use FsyncPolicy::Always;
 
@@ -182,6 +181,50 @@ fn logs_of_others_are_refused() {
         header[8..12].copy_from_slice(&crc.to_le_bytes());
     };
     assert_eq!(refusal(&world, newer).map(|damage| damage.why), Some(Why::Version(2)));
+}
+
+#[test]
+fn a_header_that_was_durable_is_missed_even_without_a_later_sync() {
+    let mut world = World::new(start(1, 1));
+    world.settle(Always);
+    world.set("a", b"1");
+    world.settle(Always);
+    let damage = refusal(&world, |contents| contents[0].2[50] ^= 1).expect("the first header is synced alone");
+    assert_eq!((damage.why, damage.segment, damage.offset, damage.first), (Why::Header, 1, 0, Lsn(1)));
+}
+
+#[test]
+fn a_segment_without_a_header_tells_of_the_one_before_it() {
+    let mut world = World::new(start(1, 1));
+    world.set("a", &[b'a'; 3000]);
+    world.settle(Always);
+    world.set("b", &[b'b'; 3000]);
+    world.settle(Always);
+    world.set("c", &[b'c'; 3000]);
+    world.settle(Always);
+    let damage = refusal(&world, |contents| {
+        contents[0].2[2 * 4096 + 90] ^= 1;
+        contents[1].2[50] ^= 1;
+    });
+    assert_eq!(damage.map(|damage| (damage.first, damage.last)), Some((Lsn(2), Lsn(2))));
+}
+
+#[test]
+fn a_generation_that_does_not_go_on_from_the_one_before_is_damage() {
+    let mut world = World::new(start(1, 1));
+    world.set("a", b"1");
+    world.set("b", b"2");
+    world.settle(Always);
+    // It says nothing of what was before it, which only a snapshot up to there excuses; or it repeats numbers.
+    for (next_lsn, base, is_sound_then) in [(3, 0, false), (3, 2, true), (5, 4, true), (5, 3, false), (2, 2, false)] {
+        let mut next = World::new(start(2, next_lsn));
+        next.settle(Always);
+        let contents = [world.contents(), next.contents()].concat();
+        let expected = Expected { base: Lsn(base), ..world.expected() };
+        let (_, result) = read(expected, &contents, &world.changes);
+        assert_eq!(is_sound(&result), is_sound_then, "{next_lsn} {base}: {result:?}");
+        assert!(is_sound_then || result.is_err_and(|damage| damage.why == Why::Link));
+    }
 }
 
 /// Reads on over all damage. Returns the LSNs of what is shown, and the runs that are left out.
