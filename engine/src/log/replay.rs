@@ -134,6 +134,8 @@ pub struct Replay<'a> {
     /// What is read of a record that was cut, and its type and flags.
     parts: Vec<u8>,
     parts_of: Option<(u8, u8)>,
+    /// Something was left out: parts may lack their beginning.
+    has_skipped: bool,
     group: Vec<(Lsn, Record<'a>)>,
     end: End,
 }
@@ -153,6 +155,7 @@ impl<'a> Replay<'a> {
             last_crc: 0,
             parts: Vec::new(),
             parts_of: None,
+            has_skipped: false,
             group: Vec::with_capacity(LOG_REPLAY_RECORDS),
             end: End {
                 last_lsn: expected.base,
@@ -169,7 +172,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Reads one batch and shows its changes in order, several at a time. False: there are no more, and
-    /// [`Replay::end`] has the rest. After damage there is nothing more to be had.
+    /// [`Replay::end`] has the rest. After damage nothing more is to be had but by [`Replay::skip_damage`].
     pub fn step(&mut self, mut visit: impl FnMut(&[(Lsn, Record<'_>)])) -> Result<bool, Damage> {
         loop {
             if self.is_done {
@@ -200,6 +203,98 @@ impl<'a> Replay<'a> {
     /// Bytes read so far, headers and padding included.
     pub fn bytes_read(&self) -> u64 {
         self.end.bytes
+    }
+
+    /// After damage: goes on at the next whole batch of this segment, or with a later segment. Returns the first and the last
+    /// record that are left out, the last being less than the first if there is none; None: nothing follows, the log ends
+    /// here. A change that was cut is left out if a part of it is. For salvage: the log stays as it is, so what is
+    /// read belongs into a snapshot.
+    pub fn skip_damage(&mut self) -> Option<(Lsn, Lsn)> {
+        self.group.clear();
+        let first = Lsn(self.next_lsn());
+        let mut from = 0;
+        if let Some((index, header)) = self.current {
+            let owner = owner_of(&header);
+            if let Some((at, batch)) = self.next_batch(index, self.offset + PAGE_BYTES, |found| *found == owner) {
+                self.enter_at(index, header, at, &batch);
+                return Some(self.left_out(first));
+            }
+            from = index + 1;
+        }
+        for index in from..self.segments.len() {
+            match self.header_of(index) {
+                Ok(Some(header)) if header.first_lsn > self.last_lsn => {
+                    self.enter(index, header);
+                    return Some(self.left_out(first));
+                }
+                Ok(None) => {
+                    let Segment { generation, segment, bytes } = self.segments[index];
+                    let shard = self.expected.shard;
+                    let found = self.next_batch(index, 0, |found| {
+                        (found.generation, found.segment, found.shard) == (generation, segment, shard)
+                    });
+                    if let Some((at, batch)) = found {
+                        // What its header must have said, as far as it matters.
+                        let header = SegmentHeader {
+                            database: self.expected.database,
+                            generation,
+                            segment,
+                            salt: batch.owner.salt,
+                            first_lsn: batch.first_lsn,
+                            previous: None,
+                            shard,
+                            shards: 0,
+                            last_txid: 0,
+                            segment_bytes: bytes.len() as u64,
+                            wall_ms: batch.wall_ms,
+                        };
+                        self.enter_at(index, header, at, &batch);
+                        return Some(self.left_out(first));
+                    }
+                }
+                Ok(Some(_)) | Err(_) => {}
+            }
+        }
+        self.is_done = true;
+        None
+    }
+
+    /// From `first` to where reading goes on.
+    fn left_out(&mut self, first: Lsn) -> (Lsn, Lsn) {
+        let last = Lsn(self.last_lsn);
+        if last >= first {
+            self.drop_parts();
+            self.has_skipped = true;
+        }
+        (first, last)
+    }
+
+    /// The next whole batch behind what was read.
+    fn next_batch(
+        &self,
+        index: usize,
+        from: usize,
+        is_own: impl Fn(&BatchOwner) -> bool,
+    ) -> Option<(usize, BatchHeader)> {
+        let bytes = self.segments[index].bytes;
+        (from..bytes.len()).step_by(PAGE_BYTES).find_map(|at| {
+            let (batch, _) = whole_batch(&bytes[at..], &is_own)?;
+            (batch.first_lsn > self.last_lsn).then_some((at, batch))
+        })
+    }
+
+    fn enter_at(&mut self, index: usize, header: SegmentHeader, at: usize, batch: &BatchHeader) {
+        self.current = Some((index, header));
+        self.offset = at;
+        self.last_lsn = batch.first_lsn - 1;
+        self.last_crc = batch.previous_crc;
+        self.end.last_lsn = Lsn(self.last_lsn);
+        self.end.previous = Some((self.end.last_lsn, self.last_crc));
+    }
+
+    fn drop_parts(&mut self) {
+        self.parts = Vec::new();
+        self.parts_of = None;
     }
 
     fn next_lsn(&self) -> u64 {
@@ -264,8 +359,8 @@ impl<'a> Replay<'a> {
             (PART_FIRST, None) => self.parts_of = Some(of),
             (PART_FIRST, Some(_)) => return None,
             (_, Some(begun)) if begun == of => {}
-            // Its beginning is in a segment that the snapshot has made superfluous.
-            (_, None) if !is_wanted => return Some(()),
+            // Its beginning is in a segment that the snapshot has made superfluous, or damaged.
+            (_, None) if !is_wanted || self.has_skipped => return Some(()),
             _ => return None,
         }
         self.parts.extend_from_slice(raw.rest);
@@ -276,8 +371,7 @@ impl<'a> Replay<'a> {
                 visit(&[(lsn, record)]);
                 self.end.changes += 1;
             }
-            self.parts = Vec::new();
-            self.parts_of = None;
+            self.drop_parts();
         }
         Some(())
     }
@@ -306,10 +400,7 @@ impl<'a> Replay<'a> {
                 }
                 Some((_, current)) if current.generation == next.generation => {}
                 // What was begun in a generation is not continued in the next.
-                _ => {
-                    self.parts = Vec::new();
-                    self.parts_of = None;
-                }
+                _ => self.drop_parts(),
             }
             self.enter(index, next);
             return Ok(());
@@ -322,11 +413,9 @@ impl<'a> Replay<'a> {
     fn follows(&self, current: &SegmentHeader, next: &SegmentHeader, is_in_snapshot: bool) -> bool {
         let is_same_log = current.generation != next.generation
             || (current.segment.wrapping_add(1) == next.segment && current.salt == next.salt);
-        let is_linked = match next.previous {
-            Some(previous) => previous == (self.last_lsn, self.last_crc),
-            // It was begun behind a snapshot.
-            None => is_in_snapshot || self.end.previous.is_none(),
-        };
+        let previous = next.previous.map(|(last, crc)| (Lsn(last), crc));
+        // Or it was begun behind a snapshot.
+        let is_linked = previous == self.end.previous || previous.is_none() && is_in_snapshot;
         let is_without_gap = next.first_lsn == self.next_lsn() || is_in_snapshot && next.first_lsn > self.last_lsn;
         is_same_log && is_linked && is_without_gap
     }

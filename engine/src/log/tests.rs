@@ -7,6 +7,7 @@ mod journal;
 
 use std::collections::BTreeMap;
 
+use super::format::{BATCH_HEADER_BYTES, BatchHeader};
 use super::record::Reader;
 use super::{
     Damage, Effects, End, Expected, FsyncPolicy, Journal, LogStart, Lsn, Record, Replay, Segment, Tail, Write,
@@ -138,6 +139,13 @@ impl World {
         let bytes = write.buffer.as_slice();
         assert!(bytes.is_empty() || (bytes.as_ptr() as usize).is_multiple_of(4096));
         assert!(bytes.len().is_multiple_of(4096) && write.offset.is_multiple_of(4096));
+        for at in (0..bytes.len()).step_by(4096) {
+            if let Some(batch) = BatchHeader::parse(&bytes[at..]) {
+                let used = BATCH_HEADER_BYTES + batch.payload_bytes as usize;
+                let padding = &bytes[at..][used..batch.batch_bytes()];
+                assert!(padding.iter().all(|&byte| byte == 0));
+            }
+        }
         let segment_bytes = self.start.segment_bytes(write.segment);
         assert!(write.offset + bytes.len() as u64 <= segment_bytes);
         let recycled = &mut self.recycled;

@@ -151,6 +151,23 @@ fn pending_bytes_count_what_is_formed_queued_and_in_flight() {
 }
 
 #[test]
+fn buffers_are_used_again() {
+    let mut world = large();
+    world.settle(Always);
+    let mut addresses = std::collections::BTreeSet::new();
+    for at in 0..1000 {
+        (0..at % 7 * 100).for_each(|_| world.journal.set(KeyspaceId(0), b"key", &[b'v'; 1000], 0, None));
+        while let Some(write) = world.journal.poll_write(world.now, Always) {
+            if !write.buffer.is_empty() {
+                addresses.insert(write.buffer.as_slice().as_ptr());
+            }
+            world.journal.handle_written(Ok(true), write.buffer);
+        }
+    }
+    assert!(addresses.len() <= 3, "{} buffers", addresses.len());
+}
+
+#[test]
 fn a_failed_write_poisons_until_the_log_is_begun_again() {
     let mut world = begun();
     world.set("a", b"1");
