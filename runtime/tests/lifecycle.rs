@@ -136,7 +136,7 @@ fn refuses_what_it_cannot_do() {
     }
     let missing_core = cores(1).replace('0', "4096");
     let rows: &[(&[&str], &str)] = &[
-        (&["--appendonly", "yes"], "appendonly"),
+        (&["--tls-port", "1"], "tls-port"),
         (&["--cores", &missing_core], "4096"),
         (&["--cores", "x"], "cores"),
         (&["--wakeup", "telepathy"], "wakeup"),

@@ -84,7 +84,9 @@ impl Shard {
         let log = self.core.store.log();
         let durable = if log.is_waiting() { log.durable_lsn() } else { Lsn(u64::MAX) };
         log.forget_durable();
-        while let Some(mut held) = self.held.queue.pop_front_if(|held| held.lsn <= durable) {
+        while self.held.queue.front().is_some_and(|held| held.lsn <= durable)
+            && let Some(mut held) = self.held.queue.pop_front()
+        {
             self.finish(context, held.origin, &mut held.reply);
         }
     }
