@@ -181,7 +181,7 @@ fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
         "rdb_changes_since_last_save": source.stats.counters.changes,
         "rdb_bgsave_in_progress": 0,
         "rdb_last_bgsave_status": "ok",
-        "aof_enabled": 0,
+        "aof_enabled": source.config.append_only as u8,
         "aof_rewrite_in_progress": 0,
         "aof_last_bgrewrite_status": "ok",
         "aof_last_write_status": "ok",
