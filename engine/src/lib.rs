@@ -16,5 +16,6 @@ mod random;
 pub mod route;
 pub mod session;
 pub mod shard;
+pub mod snapshot;
 pub mod stats;
 pub mod store;

@@ -87,7 +87,8 @@ impl Pages {
         unsafe { space.base().add(index * PAGE_BYTES) }
     }
 
-    fn index(&self, page: NonNull<u8>) -> usize {
+    /// The place of a page in storage order.
+    pub fn index(&self, page: NonNull<u8>) -> usize {
         (page.as_ptr().addr() - self.address(0).as_ptr().addr()) / PAGE_BYTES
     }
 
@@ -170,6 +171,17 @@ impl Pages {
             self.used_of_run.push(0);
         }
         index as u32
+    }
+
+    /// Pages that were ever used.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// A page by its place in storage order, if it is in use.
+    #[inline]
+    pub fn used_at(&self, index: usize) -> Option<NonNull<u8>> {
+        self.known[index].used.then(|| self.address(index))
     }
 
     /// Bytes of the pages that are not in use, those included that never were.
