@@ -95,7 +95,7 @@ fn an_entry_looks_as_the_document_says() {
     let mut all = Content::new();
     all.insert((300, b"user:7".to_vec()), (b"x".to_vec(), 1_780_000_000_000, None));
     let block = &file_of(&all)[PAGE_BYTES..];
-    let entry = b"\x01\xac\x02\x06\x01\x00\x20\x73\x70\x9e\x01\x00\x00user:7x";
+    let entry = b"\x01\xac\x02\x06\x01\x00\x88\x44\x70\x9e\x01\x00\x00user:7x";
     assert_eq!(
         block[4..BLOCK_HEADER_BYTES],
         *b"\x01\0\0\0\x14\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\x08\x07\x06\x05\x04\x03\x02\x01"

@@ -175,7 +175,7 @@ impl Arena {
                     // Slots that are free cost less, but something, as there may be thousands.
                     let passed = (next - self.walk.offset) as usize / WALK_PASSED_PART;
                     self.walk.offset = next;
-                    *budget = budget.saturating_sub(passed + visit(slot));
+                    *budget = budget.saturating_sub(passed).saturating_sub(visit(slot));
                     if *budget == 0 {
                         return true;
                     }

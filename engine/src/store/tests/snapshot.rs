@@ -316,7 +316,7 @@ fn long_values_are_kept_by_reference_and_cut_up() {
 fn a_slow_disk_makes_it_full_and_nothing_is_lost() {
     let (mut store, mut file, mut random) = (super::store(), File::default(), Random::new(5));
     (0..40_000).for_each(|number| set(&mut store, number, 1_000));
-    (0..40_000).filter(|number| number % 4 != 0).for_each(|number| {
+    (0..40_000u32).filter(|number| number % 4 != 0).for_each(|number| {
         assert!(store.remove(store.key(0, &number.to_le_bytes()), NOW));
     });
     (40_000..60_000).for_each(|number| set(&mut store, number, 1_000));
@@ -325,7 +325,8 @@ fn a_slow_disk_makes_it_full_and_nothing_is_lost() {
     (0..100).for_each(|_| {
         store.snapshot_slice(limits::SNAPSHOT_SLICE_BYTES);
     });
-    let ahead = limits::SNAPSHOT_BLOCKS_AHEAD * limits::SNAPSHOT_BLOCK_BYTES_MAX;
+    // And one that is not complete.
+    let ahead = (limits::SNAPSHOT_BLOCKS_AHEAD + 1) * limits::SNAPSHOT_BLOCK_BYTES_MAX;
     assert_eq!(store.snapshot_pending_bytes(), ahead, "the walk waits for the disk");
     let mut written = 0;
     for number in 40_000..60_000 {
