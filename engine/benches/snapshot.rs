@@ -10,7 +10,7 @@ use common::{NOW, VALUE, empty_store, fill, in_batches, keys};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use torc_engine::limits::{BATCH_COMMANDS, SNAPSHOT_BLOCK_BYTES_MAX, SNAPSHOT_SLICE_BYTES};
 use torc_engine::snapshot::{Loader, PAGE_BYTES};
-use torc_engine::store::{Expiry, NewValue, SnapshotProgress, SnapshotStart, Store};
+use torc_engine::store::{Expiry, KeyspaceId, NewValue, SnapshotProgress, SnapshotStart, Store};
 
 const KEYS: usize = 1_000_000 / BATCH_COMMANDS * BATCH_COMMANDS;
 
@@ -38,7 +38,10 @@ fn take(store: &mut Store, mut visit: impl FnMut(&[u8])) -> (Duration, Duration)
 fn load(file: &[u8]) -> Store {
     let mut store = empty_store();
     let mut loader = Loader::new(file.first_chunk().expect("a page"), file.len() as u64).expect("a snapshot");
-    store.restore_keyspaces(&loader.header().keyspaces, loader.header().next_keyspace).expect("the same databases");
+    let header = loader.header();
+    let ids: Vec<KeyspaceId> = header.keyspaces.iter().map(|keyspace| keyspace.id).collect();
+    store.restore_keyspaces(&ids, header.next_keyspace).expect("the same databases");
+    header.keyspaces.iter().for_each(|keyspace| store.reserve(keyspace.id, keyspace.entries).expect("its keyspace"));
     let mut buffer = vec![0; 2 * SNAPSHOT_BLOCK_BYTES_MAX];
     let (mut at, mut held) = (PAGE_BYTES, 0);
     while at < file.len() || held > 0 {

@@ -17,9 +17,10 @@ pub const PAGE_BYTES: usize = 4096;
 pub const VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"TORCSNP\n";
 /// Where the numbers of databases begin in the header.
-const DATABASES_AT: usize = 104;
+const DATABASES_AT: usize = 96;
+const DATABASE_BYTES: usize = 16;
 /// As many have room.
-pub const DATABASES_MAX: usize = (PAGE_BYTES - DATABASES_AT) / 4;
+pub const DATABASES_MAX: usize = (PAGE_BYTES - DATABASES_AT) / DATABASE_BYTES;
 
 pub const BLOCK_HEADER_BYTES: usize = 32;
 /// Bytes of the largest payload.
@@ -104,12 +105,17 @@ pub struct Header {
     pub last_version: u64,
     /// When it was begun, milliseconds since the epoch.
     pub wall_ms: u64,
-    /// Entries of all keyspaces together.
-    pub entries: u64,
     /// The id of the next fresh keyspace.
     pub next_keyspace: u32,
     /// By the number of the database.
-    pub keyspaces: Vec<KeyspaceId>,
+    pub keyspaces: Vec<KeyspaceHeader>,
+}
+
+/// What the first page says of a keyspace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyspaceHeader {
+    pub id: KeyspaceId,
+    pub entries: u64,
 }
 
 impl Header {
@@ -126,16 +132,22 @@ impl Header {
         put(48, &self.last_txid.to_le_bytes());
         put(56, &self.last_version.to_le_bytes());
         put(64, &self.wall_ms.to_le_bytes());
-        put(72, &self.entries.to_le_bytes());
-        put(80, &self.shard.to_le_bytes());
-        put(82, &self.shards.to_le_bytes());
-        put(84, &self.next_keyspace.to_le_bytes());
-        put(88, &(self.keyspaces.len() as u32).to_le_bytes());
-        for (number, id) in self.keyspaces.iter().enumerate() {
-            put(DATABASES_AT + 4 * number, &id.0.to_le_bytes());
+        put(72, &self.shard.to_le_bytes());
+        put(74, &self.shards.to_le_bytes());
+        put(76, &self.next_keyspace.to_le_bytes());
+        put(80, &(self.keyspaces.len() as u32).to_le_bytes());
+        for (number, keyspace) in self.keyspaces.iter().enumerate() {
+            let at = DATABASES_AT + DATABASE_BYTES * number;
+            put(at, &keyspace.id.0.to_le_bytes());
+            put(at + 8, &keyspace.entries.to_le_bytes());
         }
         let checksum = crc32fast::hash(&page[16..]);
         page[12..16].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// Entries of all keyspaces together.
+    pub fn entries(&self) -> u64 {
+        self.keyspaces.iter().fold(0, |sum, keyspace| sum.saturating_add(keyspace.entries))
     }
 
     /// Reads the first page of a file.
@@ -149,17 +161,23 @@ impl Header {
         if u32_at(page, 12) != crc32fast::hash(&page[16..]) {
             return Err(Cause::HeaderChecksum.at(0));
         }
-        let (shard, shards) = (u32_at(page, 80) as u16, (u32_at(page, 80) >> 16) as u16);
-        let (next_keyspace, databases) = (u32_at(page, 84), u32_at(page, 88) as usize);
+        let (shard, shards) = (u32_at(page, 72) as u16, (u32_at(page, 72) >> 16) as u16);
+        let (next_keyspace, databases) = (u32_at(page, 76), u32_at(page, 80) as usize);
         if databases > DATABASES_MAX || shard >= shards {
             return Err(Cause::Header.at(0));
         }
-        let keyspaces: Vec<KeyspaceId> =
-            (0..databases).map(|number| KeyspaceId(u32_at(page, DATABASES_AT + 4 * number))).collect();
-        let unused = [&page[92..DATABASES_AT], &page[DATABASES_AT + 4 * databases..]];
-        let is_known = keyspaces.iter().all(|id| id.0 < next_keyspace);
-        let twice = keyspaces.iter().enumerate().any(|(number, id)| keyspaces[..number].contains(id));
-        if !is_known || twice || unused.iter().any(|bytes| **bytes != ZEROS[..bytes.len()]) {
+        let keyspaces: Vec<KeyspaceHeader> = page[DATABASES_AT..]
+            .chunks_exact(DATABASE_BYTES)
+            .take(databases)
+            .map(|keyspace| KeyspaceHeader { id: KeyspaceId(u32_at(keyspace, 0)), entries: u64_at(keyspace, 8) })
+            .collect();
+        let unused = [&page[84..DATABASES_AT], &page[DATABASES_AT + DATABASE_BYTES * databases..]];
+        let is_known = keyspaces.iter().all(|keyspace| keyspace.id.0 < next_keyspace);
+        let ids: Vec<KeyspaceId> = keyspaces.iter().map(|keyspace| keyspace.id).collect();
+        let twice = ids.iter().enumerate().any(|(number, id)| ids[..number].contains(id));
+        let padded =
+            page[DATABASES_AT..].chunks_exact(DATABASE_BYTES).take(databases).any(|keyspace| u32_at(keyspace, 4) != 0);
+        if !is_known || twice || padded || unused.iter().any(|bytes| **bytes != ZEROS[..bytes.len()]) {
             return Err(Cause::Header.at(0));
         }
         Ok(Header {
@@ -169,7 +187,6 @@ impl Header {
             last_txid: u64_at(page, 48),
             last_version: u64_at(page, 56),
             wall_ms: u64_at(page, 64),
-            entries: u64_at(page, 72),
             shard,
             shards,
             next_keyspace,
@@ -177,6 +194,9 @@ impl Header {
         })
     }
 }
+
+/// Bytes of the smallest entry: flags, keyspace, two lengths.
+pub const ENTRY_BYTES_MIN: u64 = 4;
 
 /// What a block holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::format::{
-    BLOCK_HEADER_BYTES, BlockHeader, Cause, Damage, FOOTER_BYTES, Head, Header, Kind, PAGE_BYTES, ZEROS, u64_at,
+    BLOCK_HEADER_BYTES, BlockHeader, Cause, Damage, ENTRY_BYTES_MIN, FOOTER_BYTES, Head, Header, Kind, PAGE_BYTES,
+    ZEROS, u64_at,
 };
 use super::write::Totals;
 use crate::limits;
@@ -44,6 +45,8 @@ pub struct Loader {
     offset: u64,
     blocks: u64,
     entries: u64,
+    /// Entries that there have to be.
+    expected: u64,
     parts: Option<Parts>,
     ended: bool,
 }
@@ -52,8 +55,12 @@ impl Loader {
     /// Begins with the first page of a file of so many bytes.
     pub fn new(page: &[u8; PAGE_BYTES], file_bytes: u64) -> Result<Loader, Damage> {
         let header = Header::parse(page)?;
-        let offset = PAGE_BYTES as u64;
-        Ok(Loader { header, bytes: file_bytes, offset, blocks: 0, entries: 0, parts: None, ended: false })
+        let (offset, expected) = (PAGE_BYTES as u64, header.entries());
+        // So whoever makes room for as many trusts no number but the length of the file.
+        if expected > file_bytes / ENTRY_BYTES_MIN {
+            return Err(Cause::Truncated.at(0));
+        }
+        Ok(Loader { header, bytes: file_bytes, offset, blocks: 0, entries: 0, expected, parts: None, ended: false })
     }
 
     /// What the first page says.
@@ -112,7 +119,7 @@ impl Loader {
             Kind::Footer => self.read_footer(payload, block.len())?,
         };
         self.entries += u64::from(count);
-        if count != header.count || self.entries > self.header.entries {
+        if count != header.count || self.entries > self.expected {
             return Err(Cause::Count);
         }
         Ok(())
@@ -145,7 +152,7 @@ impl Loader {
     }
 
     fn check_keyspace(&self, keyspace: KeyspaceId) -> Result<(), Cause> {
-        if self.header.keyspaces.contains(&keyspace) { Ok(()) } else { Err(Cause::Keyspace) }
+        if self.header.keyspaces.iter().any(|known| known.id == keyspace) { Ok(()) } else { Err(Cause::Keyspace) }
     }
 
     fn read_first(&mut self, payload: &[u8]) -> Result<u32, Cause> {
@@ -207,7 +214,7 @@ impl Loader {
             return Err(Cause::BlockLength);
         }
         let counted = [self.entries, self.offset + block_bytes as u64, self.blocks - 1];
-        if self.entries != self.header.entries || [0, 8, 16].map(|at| u64_at(payload, at)) != counted {
+        if self.entries != self.expected || [0, 8, 16].map(|at| u64_at(payload, at)) != counted {
             return Err(Cause::Count);
         }
         self.ended = true;

@@ -12,7 +12,7 @@ mod tests;
 mod write;
 
 pub use buffer::Buffer;
-pub use format::{Cause, Damage, Header, PAGE_BYTES, VERSION};
+pub use format::{Cause, Damage, Header, KeyspaceHeader, PAGE_BYTES, VERSION};
 #[cfg(test)]
 pub(crate) use load::read_all;
 pub use load::{LoadedEntry, Loader};

@@ -82,8 +82,10 @@ fn what_is_written_is_read() {
         assert!(file.len().is_multiple_of(PAGE_BYTES));
         assert_eq!(content(&file), Ok(all.clone()));
         let header = Header::parse(file.first_chunk().expect("a page")).expect("it is sound");
-        assert_eq!((header.database, header.entries), (*b"sixteen bytes...", all.len() as u64));
-        assert_eq!((header.keyspaces, header.next_keyspace), (KEYSPACES.to_vec(), 301));
+        assert_eq!((header.database, header.entries()), (*b"sixteen bytes...", all.len() as u64));
+        let entries_of = |id: KeyspaceId| all.keys().filter(|(keyspace, _)| *keyspace == id.0).count() as u64;
+        let keyspaces = KEYSPACES.map(|id| KeyspaceHeader { id, entries: entries_of(id) });
+        assert_eq!((header.keyspaces, header.next_keyspace), (keyspaces.to_vec(), 301));
         assert_eq!((header.base_lsn, header.last_txid, header.last_version, header.wall_ms), (77, 5, 9, 1_000));
         assert_eq!((header.shard, header.shards), (1, 2));
     }

@@ -95,7 +95,7 @@ impl Writer {
             free: Vec::new(),
             blocks: 0,
             totals: Totals::default(),
-            expected: header.entries,
+            expected: header.entries(),
             ended: false,
         };
         let mut buffer = writer.buffer();

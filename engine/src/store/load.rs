@@ -1,6 +1,6 @@
 //! Filling a store from a snapshot.
 
-use super::{Key, KeyspaceId, Store};
+use super::{Key, Keyspace, KeyspaceId, Store};
 use crate::id::Millis;
 use crate::limits;
 use crate::snapshot::LoadedEntry;
@@ -22,6 +22,17 @@ pub enum KeyspacesRefused {
 }
 
 impl Store {
+    /// Makes the table of an empty keyspace as large as so many entries will make it, so that nothing has to be moved while
+    /// they are added. This takes as long as filling the memory of the table.
+    pub fn reserve(&mut self, keyspace: KeyspaceId, entries: u64) -> Result<(), UnknownKeyspace> {
+        let db = self.database_of(keyspace).ok_or(UnknownKeyspace(keyspace))?;
+        let Keyspace { table, arena, .. } = &mut self.keyspaces[db as usize];
+        if entries > 0 && table.segments() == 0 {
+            table.reserve(entries, arena.reserve());
+        }
+        Ok(())
+    }
+
     /// Gives the databases of an empty store the keyspaces that they had, by number, and says which id is the next.
     /// Databases that there were not get fresh ones.
     pub fn restore_keyspaces(&mut self, ids: &[KeyspaceId], next: u32) -> Result<(), KeyspacesRefused> {

@@ -29,7 +29,7 @@ use super::entry::Entry;
 use super::garbage::{Garbage, is_big};
 use super::table::Place;
 use super::{Keyspace, KeyspaceId, Store};
-use crate::snapshot::{Block, Header, Totals, Writer};
+use crate::snapshot::{Block, Header, KeyspaceHeader, Totals, Writer};
 
 /// What a snapshot begins with that the store does not know: see [`Header`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -200,9 +200,12 @@ impl Store {
             last_txid,
             last_version,
             wall_ms,
-            entries: self.keyspaces.iter().map(|keyspace| keyspace.table.len() as u64).sum(),
             next_keyspace: self.next_id,
-            keyspaces: self.keyspaces.iter().map(|keyspace| keyspace.id).collect(),
+            keyspaces: self
+                .keyspaces
+                .iter()
+                .map(|keyspace| KeyspaceHeader { id: keyspace.id, entries: keyspace.table.len() as u64 })
+                .collect(),
         };
         snapshot.writer = Some(Box::new(Writer::new(&header)));
         snapshot.counters.begun += 1;

@@ -198,6 +198,11 @@ impl Arena {
         self.all.base()
     }
 
+    /// Where its memory begins; it is reserved here if it was not before.
+    pub fn reserve(&mut self) -> NonNull<u8> {
+        self.all.reserve().base()
+    }
+
     /// A slot of at least `bytes`, at most [`LARGEST_BYTES`]. What is put there has the top bit of its seventh byte clear.
     /// `owner` says whether it will own memory outside.
     #[inline]

@@ -160,10 +160,15 @@ impl Pages {
         (self.ahead, self.filling) = (Some(ahead), Some((run, filling)));
     }
 
+    /// The addresses of all pages.
+    pub fn reserve(&mut self) -> &Space {
+        self.space.get_or_insert_with(|| Space::reserve(ARENA_BYTES_MAX, ARENA_BYTES_MIN))
+    }
+
     fn new_page(&mut self) -> u32 {
-        let space = self.space.get_or_insert_with(|| Space::reserve(ARENA_BYTES_MAX, ARENA_BYTES_MIN));
+        let bytes = self.reserve().bytes();
         let index = self.known.len();
-        if (index + 1) * PAGE_BYTES > space.bytes() {
+        if (index + 1) * PAGE_BYTES > bytes {
             handle_alloc_error(Layout::from_size_align(PAGE_BYTES, PAGE_BYTES).expect("a fixed layout"));
         }
         self.known.push(Known::default());

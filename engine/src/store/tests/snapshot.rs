@@ -105,7 +105,10 @@ impl File {
     fn compare(&self, store: &Store, wanted: &Content) {
         let mut loaded = Store::new(store.databases(), [5, 6, 7, 8], false);
         let header = crate::snapshot::Header::parse(self.bytes.first_chunk().expect("a page")).expect("it is sound");
-        loaded.restore_keyspaces(&header.keyspaces, header.next_keyspace).expect("it is empty");
+        let ids: Vec<KeyspaceId> = header.keyspaces.iter().map(|keyspace| keyspace.id).collect();
+        loaded.restore_keyspaces(&ids, header.next_keyspace).expect("it is empty");
+        let known = header.keyspaces.iter().filter(|_| self.number % 2 == 0);
+        known.for_each(|keyspace| loaded.reserve(keyspace.id, keyspace.entries).expect("its keyspace"));
         let mut read = Content::new();
         read_all(&self.bytes, |entries| {
             for entry in entries {
@@ -176,8 +179,8 @@ proptest! {
 #[test]
 fn epochs_go_round_whatever_became_of_the_snapshots() {
     let (mut world, mut file, mut random) = (World::new(1), File::default(), Random::new(1));
-    for round in 0..1_500u32 {
-        let from = random.below(3_000) as u32;
+    for round in 0..900u32 {
+        let from = random.below(1_000) as u32;
         match round / 100 % 2 {
             0 => world.apply(Step::Set((round % 2) as u8, from..from + 40, None)),
             _ => world.apply(Step::Remove((round % 2) as u8, from..from + 60, 1)),
@@ -186,8 +189,8 @@ fn epochs_go_round_whatever_became_of_the_snapshots() {
         file.begin(&mut world.store);
         world.store.snapshot_slice(1 + random.below(20_000));
         world.apply(Step::Expire((round % 2) as u8, from..from + 20, [None, Some(1 << 30)][random.below(2)]));
-        // 700 in a row are aborted, then few.
-        if (100..800).contains(&round) || random.below(3) == 0 {
+        // 400 in a row are aborted, then few.
+        if (100..500).contains(&round) || random.below(3) == 0 {
             if file.wanted.is_some() {
                 world.store.abort_snapshot();
                 file.look(&world.store);
@@ -195,13 +198,13 @@ fn epochs_go_round_whatever_became_of_the_snapshots() {
         } else {
             file.finish(&mut world.store, &mut random);
         }
-        if round % 50 == 0 {
+        if round % 20 == 0 {
             check_marks(&world.store);
         }
     }
     file.finish(&mut world.store, &mut random);
     world.check();
-    assert!(file.finished > 400 && file.aborted > 700 && file.refused > 1, "{} {}", file.finished, file.refused);
+    assert!(file.finished > 300 && file.aborted > 400 && file.refused > 0, "{} {}", file.finished, file.refused);
     let counters = world.store.snapshot_counters();
     assert_eq!((counters.begun, counters.finished), (file.number, file.finished));
     assert_eq!(counters.aborted, file.aborted);
