@@ -164,7 +164,8 @@ fn no_bit_can_turn_over_unnoticed() {
 #[test]
 fn nothing_that_a_file_says_makes_its_reader_panic() {
     let sound = file_of(&some());
-    for bit in 0..sound.len() * 8 {
+    // All of what comes before the padding, and some of that.
+    for bit in (0..sound.len() * 8).filter(|bit| bit / 8 % PAGE_BYTES < 1_500 || bit % 16 == 0) {
         let mut file = sound.clone();
         file[bit / 8] ^= 1 << (bit % 8);
         seal_all(&mut file);

@@ -152,7 +152,7 @@ impl File {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
     fn a_snapshot_is_the_state_at_its_beginning(seed in any::<u64>(), steps in steps(4_000, 150, 200)) {
         let (mut world, mut file, mut random) = (World::new(seed), File::default(), Random::new(seed));
