@@ -375,10 +375,13 @@ pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// Gives a file that was made up, or changed, the checksums that it should have, as far as its lengths can be followed.
+/// Gives a file that was made up, or changed, its first bytes and the checksums that it should have, as far as its lengths
+/// can be followed.
 #[cfg(any(test, fuzzing))]
 pub fn seal_all(file: &mut [u8]) {
     let Some(header) = file.first_chunk_mut::<PAGE_BYTES>() else { return };
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
     let checksum = crc32fast::hash(&header[16..]);
     header[12..16].copy_from_slice(&checksum.to_le_bytes());
     let mut at = PAGE_BYTES;
