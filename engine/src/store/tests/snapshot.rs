@@ -1,7 +1,7 @@
 //! Snapshots against a copy of everything that was made when they began: whatever is done between their slices, what is
 //! read of the file is that copy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
 
@@ -244,6 +244,63 @@ fn pages_that_are_used_again_under_the_walk_are_passed() {
         assert_eq!(file.finished, 1);
         check(&store);
     }
+}
+
+/// As above, all of it between two slices: the walk stands in the middle of a page that is another's when it goes on.
+#[test]
+fn the_page_under_the_walk_may_become_another() {
+    let mut random = Random::new(7);
+    for (budget, len) in [(500, 40), (500, 1_000), (40_000, 24), (200_000, 300), (900_000, 8)] {
+        let (mut store, mut file) = (super::store(), File::default());
+        (0..12_000).for_each(|number| set(&mut store, number, 100));
+        file.begin(&mut store);
+        store.snapshot_slice(budget);
+        (0..12_000u32).for_each(|number| assert!(store.remove(store.key(0, &number.to_le_bytes()), NOW)));
+        while store.compact_slice(NOW) {}
+        let pages = store.memory_bytes() / (128 << 10);
+        (0..(8 << 20) / (len as u32 + 100)).for_each(|number| set(&mut store, number % 60, len));
+        (0..(3 << 20) / (len as u32 + 16)).for_each(|number| set(&mut store, number, len));
+        assert!(store.memory_bytes() / (128 << 10) > pages);
+        file.finish(&mut store, &mut random);
+        assert_eq!(file.finished, 1);
+        check(&store);
+    }
+}
+
+/// Entries of sparse pages ahead of the walk are moved to fuller ones that it has been through.
+#[test]
+fn what_is_moved_behind_the_walk_is_saved_first() {
+    const KEYS: u32 = 40_000;
+    let mut random = Random::new(8);
+    for slices in [0, 20, 100, 200, 300] {
+        let (mut store, mut file) = (super::store(), File::default());
+        (0..KEYS).for_each(|number| set(&mut store, number, 100));
+        let gone = |number: &u32| if *number < KEYS / 2 { number % 4 == 0 } else { number % 4 != 0 };
+        (0..KEYS).filter(gone).for_each(|number| assert!(store.remove(store.key(0, &number.to_le_bytes()), NOW)));
+        file.begin(&mut store);
+        (0..slices).for_each(|_| {
+            store.snapshot_slice(10_000);
+            file.write(&mut store, 8, &mut random);
+        });
+        let before: HashMap<Vec<u8>, u64> = addresses(&store);
+        while store.compact_slice(NOW) || store.is_snapshot_full() {
+            file.write(&mut store, 8, &mut random);
+        }
+        let after = addresses(&store);
+        let moved = before.iter().filter(|(key, address)| after[&key[..]] < **address).count();
+        assert!(moved > 2_000, "{moved} were moved down");
+        file.finish(&mut store, &mut random);
+        assert_eq!(file.finished, 1);
+        check(&store);
+    }
+}
+
+fn addresses(store: &Store) -> HashMap<Vec<u8>, u64> {
+    let mut addresses = HashMap::new();
+    store.scan(0, 0, usize::MAX, NOW, |entry| {
+        addresses.insert(entry.key().to_vec(), entry.address());
+    });
+    addresses
 }
 
 #[test]
