@@ -107,7 +107,7 @@ impl File {
         let header = crate::snapshot::Header::parse(self.bytes.first_chunk().expect("a page")).expect("it is sound");
         let ids: Vec<KeyspaceId> = header.keyspaces.iter().map(|keyspace| keyspace.id).collect();
         loaded.restore_keyspaces(&ids, header.next_keyspace).expect("it is empty");
-        let known = header.keyspaces.iter().filter(|_| self.number % 2 == 0);
+        let known = header.keyspaces.iter().filter(|_| self.number.is_multiple_of(2));
         known.for_each(|keyspace| loaded.reserve(keyspace.id, keyspace.entries).expect("its keyspace"));
         let mut read = Content::new();
         read_all(&self.bytes, |entries| {
@@ -275,7 +275,7 @@ fn what_is_moved_behind_the_walk_is_saved_first() {
     for slices in [0, 20, 100, 200, 300] {
         let (mut store, mut file) = (super::store(), File::default());
         (0..KEYS).for_each(|number| set(&mut store, number, 100));
-        let gone = |number: &u32| if *number < KEYS / 2 { number % 4 == 0 } else { number % 4 != 0 };
+        let gone = |number: &u32| if *number < KEYS / 2 { number.is_multiple_of(4) } else { !number.is_multiple_of(4) };
         (0..KEYS).filter(gone).for_each(|number| assert!(store.remove(store.key(0, &number.to_le_bytes()), NOW)));
         file.begin(&mut store);
         (0..slices).for_each(|_| {
