@@ -122,6 +122,7 @@ impl Header {
     /// Fills a page.
     pub(super) fn encode(&self, page: &mut [u8]) {
         assert!(page.len() == PAGE_BYTES && self.keyspaces.len() <= DATABASES_MAX);
+        assert!(self.shard < self.shards);
         page.fill(0);
         let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &MAGIC);

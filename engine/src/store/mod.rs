@@ -2,7 +2,7 @@
 //!
 //! [`Store`] is the whole interface, and it is safe: [`entry`] lays one key and value out in memory, which
 //! [`arena`] manages in a [`space`] of addresses, and [`table`] finds it; [`expiry`] removes what is due, and [`evict`]
-//! what [`eviction`] says has to go.
+//! what [`eviction`] says has to go. [`snapshot`] saves what is about to change, or to go, while one is being taken.
 //! Everything is told the time; an entry whose time has come reads as absent. What a reader finds expired goes to a
 //! bounded reap list that [`Store::reap`] empties at the end of the turn; what nobody reads is found by
 //! [`Store::expire_slice`]. Every change is counted ([`Store::changes`]); the log will be told at the same place.
