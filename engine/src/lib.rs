@@ -17,5 +17,6 @@ mod random;
 pub mod route;
 pub mod session;
 pub mod shard;
+pub mod snapshot;
 pub mod stats;
 pub mod store;

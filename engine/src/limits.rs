@@ -173,3 +173,23 @@ pub const LOG_REPLAY_RECORDS: usize = BATCH_COMMANDS;
 const _: () = assert!(LOG_WRITE_BYTES_MAX.is_multiple_of(LOG_BATCH_BYTES_MAX));
 const _: () = assert!(LOG_PENDING_BYTES_MAX > 2 * LOG_WRITE_BYTES_MAX, "one write in flight and one that forms");
 const _: () = assert!(LOG_SEGMENT_FIRST_BYTES > LOG_BATCH_BYTES_MAX as u64);
+/// A block of a snapshot, header and padding included. Part of the format: a longer one is damage.
+pub const SNAPSHOT_BLOCK_BYTES_MAX: usize = 256 << 10;
+/// Keys with values up to this length together are copied into a block with others; of longer ones a fragment at a time is,
+/// so that a slice never copies much more.
+pub const SNAPSHOT_WHOLE_BYTES_MAX: usize = 64 << 10;
+pub const SNAPSHOT_FRAGMENT_BYTES_MAX: usize = 128 << 10;
+/// Blocks that wait to be written, or are being written, before the walk pauses. Entries that are about to change are saved
+/// all the same.
+pub const SNAPSHOT_BLOCKS_AHEAD: usize = 8;
+/// Bytes of a snapshot in memory: past it the shard delays writers. One command, and the value that is being cut up, may
+/// go beyond it.
+pub const SNAPSHOT_PENDING_BYTES_MAX: usize = 16 << 20;
+/// Bytes that one slice of a snapshot could copy in its time, 20 to 50 µs.
+pub const SNAPSHOT_SLICE_BYTES: usize = 64 << 10;
+/// Entries that a reader hands out at a time, so that they can be asked for ahead.
+pub const SNAPSHOT_LOAD_ENTRIES: usize = 64;
+
+const _: () = assert!(SNAPSHOT_WHOLE_BYTES_MAX * 2 < SNAPSHOT_BLOCK_BYTES_MAX);
+const _: () = assert!(SNAPSHOT_FRAGMENT_BYTES_MAX < SNAPSHOT_BLOCK_BYTES_MAX);
+const _: () = assert!(SNAPSHOT_BLOCKS_AHEAD * SNAPSHOT_BLOCK_BYTES_MAX * 2 <= SNAPSHOT_PENDING_BYTES_MAX);

@@ -9,7 +9,7 @@
 //! `how` says which of the optional fields of 8 bytes are there, and what the value area holds: the bytes themselves, or,
 //! for a value longer than [`SHARED_BYTES_MIN`], a [`Bytes`] at the next multiple of its alignment, so that a reply can
 //! point at it and overwriting or deleting it costs no copy. A key longer than [`KEY_INLINE_MAX`] is outside too. `epoch`
-//! is the snapshot that has seen the entry last. All lengths are in bytes. A key without expiry, 16 bytes long, with a
+//! says whether the snapshot that is being taken still has to save the entry ([`super::snapshot`]). All lengths are in bytes. A key without expiry, 16 bytes long, with a
 //! value of 32 bytes takes 56 bytes, one cache line or two.
 //!
 //! An [`Entry`] is a thin owning pointer into the keyspace's [`Arena`] (the table packs it into 34 bits). This file is the
@@ -17,7 +17,7 @@
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
-use std::mem::{align_of, size_of};
+use std::mem::{ManuallyDrop, align_of, size_of};
 use std::ptr::NonNull;
 
 use bytes::{Bytes, BytesMut};
@@ -89,7 +89,7 @@ struct Header {
     value_len: u16,
     value_room: u16,
     how: u8,
-    _epoch: u8,
+    epoch: u8,
 }
 
 const HEADER_BYTES: usize = size_of::<Header>();
@@ -172,6 +172,23 @@ impl<'a> EntryRef<'a> {
         unsafe { field(self.0, 0).read() }
     }
 
+    /// The version of the key, if it has been given one.
+    #[inline]
+    pub fn version(self) -> Option<u64> {
+        let how = self.header().how;
+        if how & VERSIONED == 0 {
+            return None;
+        }
+        // SAFETY: VERSIONED says that the field is there, after that of the expiry time if there is one.
+        Some(unsafe { field(self.0, version_field(how)).read() })
+    }
+
+    /// The mark that says whether a snapshot has to save the entry.
+    #[inline]
+    pub fn epoch(self) -> u8 {
+        self.header().epoch
+    }
+
     /// What the entry owns outside the arena: a refcounted value and a long key.
     #[inline]
     pub fn outside(self) -> Outside {
@@ -215,6 +232,12 @@ unsafe fn field(header: NonNull<Header>, index: usize) -> *mut u64 {
 #[inline]
 fn key_offset(how: u8) -> usize {
     HEADER_BYTES + FIELD_BYTES * (long_key_field(how) + 2 * (how & LONG_KEY != 0) as usize)
+}
+
+/// The field with the version.
+#[inline]
+fn version_field(how: u8) -> usize {
+    (how & EXPIRES != 0) as usize
 }
 
 /// The field with a long key's address.
@@ -296,10 +319,10 @@ pub unsafe fn drop_outside(slot: NonNull<u8>) -> bool {
 
 impl Entry {
     /// Allocates. Keys and values are at most 4 GiB - 1 byte; the protocol's bulk limit is far below.
-    pub fn new(arena: &mut Arena, key: &[u8], value: NewValue<'_>, expire_ms: u64) -> Entry {
+    pub fn new(arena: &mut Arena, key: &[u8], value: NewValue<'_>, expire_ms: u64, version: Option<u64>) -> Entry {
         let shared = value.bytes.len() > SHARED_BYTES_MIN;
         let room = if shared { SHARED_ROOM } else { round_up(value.bytes.len()) };
-        let mut entry = Entry::allocate(arena, key, room, expire_ms, shared);
+        let mut entry = Entry::allocate(arena, key, room, expire_ms, version, shared);
         if shared {
             let bytes = value.shared.cloned().unwrap_or_else(|| Bytes::copy_from_slice(value.bytes));
             entry.put_shared(bytes);
@@ -311,9 +334,17 @@ impl Entry {
 
     /// An entry with an empty inline value and `room` bytes for it. There is a field for the expiry if it has one.
     /// `shared` says that a Bytes will be put there.
-    fn allocate(arena: &mut Arena, key: &[u8], room: usize, expire_ms: u64, shared: bool) -> Entry {
+    fn allocate(
+        arena: &mut Arena,
+        key: &[u8],
+        room: usize,
+        expire_ms: u64,
+        version: Option<u64>,
+        shared: bool,
+    ) -> Entry {
         let long = key.len() > KEY_INLINE_MAX;
-        let how = if expire_ms != 0 { EXPIRES } else { 0 } | if long { LONG_KEY } else { 0 };
+        let mut how = if expire_ms != 0 { EXPIRES } else { 0 } | if long { LONG_KEY } else { 0 };
+        how |= if version.is_some() { VERSIONED } else { 0 };
         let key_at = key_offset(how);
         let key_len = if long { 0 } else { key.len() };
         // What rounding the whole allocation up to the alignment gives away is room for the value.
@@ -324,9 +355,12 @@ impl Entry {
         // SAFETY: the allocation has room for the header, the fields that `how` names and the key; it is aligned for
         // them, and ours alone.
         unsafe {
-            header.write(Header { key_len: key_len as u16, value_len: 0, value_room, how, _epoch: 0 });
+            header.write(Header { key_len: key_len as u16, value_len: 0, value_room, how, epoch: arena.epoch() });
             if expire_ms != 0 {
                 field(header, 0).write(expire_ms);
+            }
+            if let Some(version) = version {
+                field(header, version_field(how)).write(version);
             }
             if long {
                 let outside = Box::into_raw(Box::<[u8]>::from(key));
@@ -382,6 +416,27 @@ impl Entry {
         })
     }
 
+    /// Marks it as one that the snapshot of this epoch does not have to save, or not any more.
+    pub fn set_epoch(&mut self, epoch: u8) {
+        self.header_mut().epoch = epoch;
+    }
+
+    /// Visits the entries of a slice of the arena that the snapshot has still to save, and marks them ([`Arena::walk`]).
+    /// The visitor says what that cost. True if there is more.
+    #[inline]
+    pub fn walk(arena: &mut Arena, budget: &mut usize, mut visit: impl FnMut(EntryRef<'_>) -> usize) -> bool {
+        let epoch = arena.epoch();
+        arena.walk(budget, |slot| {
+            // It stays in the table.
+            let mut entry = ManuallyDrop::new(Entry(slot.cast()));
+            if entry.header().epoch == epoch {
+                return 0;
+            }
+            entry.set_epoch(epoch);
+            visit(entry.as_ref())
+        })
+    }
+
     /// The entry for reading.
     #[inline]
     pub fn as_ref(&self) -> EntryRef<'_> {
@@ -410,7 +465,13 @@ impl Entry {
             Value::Shared(bytes) => Some(bytes),
             Value::Inline(_) => None,
         };
-        Some(Entry::new(arena, self.as_ref().key(), NewValue { bytes: value.bytes(), shared }, expire_ms))
+        Some(Entry::new(
+            arena,
+            self.as_ref().key(),
+            NewValue { bytes: value.bytes(), shared },
+            expire_ms,
+            self.as_ref().version(),
+        ))
     }
 
     #[inline]
@@ -484,17 +545,23 @@ impl Entry {
             value.extend_from_slice(self.as_ref().value().bytes());
             value.resize(len, 0);
             value[offset..offset + bytes.len()].copy_from_slice(bytes);
-            let mut entry = Entry::allocate(arena, self.as_ref().key(), SHARED_ROOM, self.as_ref().expire_ms(), true);
+            let mut entry = self.allocate_alike(arena, SHARED_ROOM, true);
             entry.put_shared(value.freeze());
             return Some(entry);
         }
         // Twice what is needed, so that a run of APPENDs costs a constant number of copies per byte (as sds does).
         let room = (len * 2).min(SHARED_BYTES_MIN);
-        let mut entry = Entry::allocate(arena, self.as_ref().key(), room, self.as_ref().expire_ms(), false);
+        let mut entry = self.allocate_alike(arena, room, false);
         entry.put_inline(self.as_ref().value().bytes());
         let moved = entry.write_at(arena, offset, bytes);
         debug_assert!(moved.is_none());
         Some(entry)
+    }
+
+    /// As [`Entry::allocate`], with everything but the value as it is here.
+    fn allocate_alike(&self, arena: &mut Arena, room: usize, shared: bool) -> Entry {
+        let old = self.as_ref();
+        Entry::allocate(arena, old.key(), room, old.expire_ms(), old.version(), shared)
     }
 
     #[inline]
@@ -565,7 +632,7 @@ mod tests {
         let mut arena = Arena::default();
         for len in [0, 1, 7, 8, 64, SHARED_BYTES_MIN, SHARED_BYTES_MIN + 1, 1 << 20] {
             let value = vec![7u8; len];
-            let entry = Entry::new(&mut arena, b"key", NewValue::from(&value[..]), 5);
+            let entry = Entry::new(&mut arena, b"key", NewValue::from(&value[..]), 5, None);
             assert_eq!(entry.as_ref().key(), b"key");
             assert_eq!(entry.as_ref().value().bytes(), value);
             assert_eq!(entry.as_ref().expire_ms(), 5);
@@ -580,7 +647,7 @@ mod tests {
         for key_len in [0, 1, 384, 385, 65_535, 200_000] {
             for value_len in [3, 20_000] {
                 let (key, value) = (vec![b'k'; key_len], vec![b'v'; value_len]);
-                let mut entry = Entry::new(&mut arena, &key, NewValue::from(&value[..]), 0);
+                let mut entry = Entry::new(&mut arena, &key, NewValue::from(&value[..]), 0, None);
                 assert!(entry.set_expire_ms(&mut arena, 0).is_none());
                 let moved = entry.set_expire_ms(&mut arena, 77).expect("an entry without expiry has no field for it");
                 std::mem::replace(&mut entry, moved).free(&mut arena);
@@ -598,7 +665,7 @@ mod tests {
     fn a_shared_value_is_not_copied() {
         let mut arena = Arena::default();
         let value = Bytes::from(vec![1u8; 100_000]);
-        let entry = Entry::new(&mut arena, b"k", NewValue { bytes: &value, shared: Some(&value) }, 0);
+        let entry = Entry::new(&mut arena, b"k", NewValue { bytes: &value, shared: Some(&value) }, 0, None);
         assert_eq!(entry.as_ref().value().bytes().as_ptr(), value.as_ptr());
         entry.free(&mut arena);
         assert!(value.is_unique());
@@ -607,7 +674,7 @@ mod tests {
     #[test]
     fn writing_past_the_end_fills_with_zeros_and_moves_when_it_must() {
         let mut arena = Arena::default();
-        let mut entry = Entry::new(&mut arena, b"k", NewValue::from(&b"ab"[..]), 9);
+        let mut entry = Entry::new(&mut arena, b"k", NewValue::from(&b"ab"[..]), 9, None);
         let mut model = b"ab".to_vec();
         for (offset, bytes) in [
             (0, &b"x"[..]),
@@ -635,7 +702,7 @@ mod tests {
     #[test]
     fn appending_to_a_value_that_a_reply_still_reads_copies_it() {
         let mut arena = Arena::default();
-        let mut entry = Entry::new(&mut arena, b"k", NewValue::from(&vec![1u8; 20_000][..]), 0);
+        let mut entry = Entry::new(&mut arena, b"k", NewValue::from(&vec![1u8; 20_000][..]), 0, None);
         let Value::Shared(read) = entry.as_ref().value() else { panic!("20 kB is shared") };
         let read = read.clone();
         assert!(entry.write_at(&mut arena, 0, b"changed").is_none());

@@ -4,7 +4,7 @@ use super::entry::EntryRef;
 use super::eviction::{Judgement, Policy};
 use super::expiry::is_expired;
 use super::table::{Place, Table};
-use super::{Beside, Keyspace};
+use super::{Keyspace, Observers};
 use crate::id::Millis;
 use crate::limits;
 
@@ -91,18 +91,18 @@ impl Keyspace {
         now: Millis,
         rehash: &impl Fn(EntryRef) -> u64,
         random: &mut dyn FnMut() -> u64,
-        beside: &mut Beside,
+        observers: &mut Observers,
     ) -> Evicted {
         let mut done = Evicted::default();
         match policy {
             Policy::NoEviction => {}
             Policy::AllKeysLru | Policy::AllKeysLfu | Policy::AllKeysS3Fifo => {
-                self.evict_marked(bytes, now, rehash, &mut done, beside);
+                self.evict_marked(bytes, now, rehash, &mut done, observers);
                 let found = done.evicted + done.expired > 0;
                 self.hands.dry = if found { 0 } else { self.hands.dry + 1 };
                 // What the marks say goes first is far from the hand: writes do not wait for it.
                 if self.hands.dry >= limits::EVICT_DRY_SLICES && self.table.len() > 0 {
-                    self.evict_of_sample(policy, now, rehash, &mut done, random, beside);
+                    self.evict_of_sample(policy, now, rehash, &mut done, random, observers);
                 }
             }
             _ => {
@@ -110,7 +110,7 @@ impl Keyspace {
                     if done.bytes >= bytes || self.evictable(policy) == 0 {
                         break;
                     }
-                    self.evict_of_sample(policy, now, rehash, &mut done, random, beside);
+                    self.evict_of_sample(policy, now, rehash, &mut done, random, observers);
                 }
             }
         }
@@ -124,7 +124,7 @@ impl Keyspace {
         now: Millis,
         rehash: &impl Fn(EntryRef) -> u64,
         done: &mut Evicted,
-        beside: &mut Beside,
+        observers: &mut Observers,
     ) {
         self.renew_slice(now);
         if self.hands.evict == 0 {
@@ -148,7 +148,7 @@ impl Keyspace {
             match self.marks.judge(mark) {
                 Judgement::Keep => {}
                 Judgement::Remark(mark) => self.table.mark(place).set(mark),
-                Judgement::Evict => self.evict(place, now, rehash, done, beside),
+                Judgement::Evict => self.evict(place, now, rehash, done, observers),
             }
         }
     }
@@ -161,7 +161,7 @@ impl Keyspace {
         rehash: &impl Fn(EntryRef) -> u64,
         done: &mut Evicted,
         random: &mut dyn FnMut() -> u64,
-        beside: &mut Beside,
+        observers: &mut Observers,
     ) {
         let by_chance = matches!(policy, Policy::AllKeysRandom | Policy::VolatileRandom);
         if by_chance {
@@ -183,7 +183,7 @@ impl Keyspace {
             _ => self.marks.rank(mark).into(),
         });
         if let Some((place, _)) = worst {
-            self.evict(place, now, rehash, done, beside);
+            self.evict(place, now, rehash, done, observers);
         }
     }
 
@@ -194,7 +194,7 @@ impl Keyspace {
         now: Millis,
         rehash: &impl Fn(EntryRef) -> u64,
         done: &mut Evicted,
-        beside: &mut Beside,
+        observers: &mut Observers,
     ) {
         let entry = self.table.entry(place);
         let was_due = is_expired(entry, now);
@@ -202,9 +202,9 @@ impl Keyspace {
         *(if was_due { &mut done.expired } else { &mut done.evicted }) += 1;
         if self.table.is_renewed(place) && !was_due {
             self.marks.evicted(self.table.mark(place).get(), || rehash(entry));
-            self.free(place, beside);
+            self.free(place, observers);
         } else {
-            self.remove(place, beside);
+            self.remove(place, observers);
         }
     }
 

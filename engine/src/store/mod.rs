@@ -2,7 +2,7 @@
 //!
 //! [`Store`] is the whole interface, and it is safe: [`entry`] lays one key and value out in memory, which
 //! [`arena`] manages in a [`space`] of addresses, and [`table`] finds it; [`expiry`] removes what is due, and [`evict`]
-//! what [`eviction`] says has to go.
+//! what [`eviction`] says has to go. [`snapshot`] saves what is about to change, or to go, while one is being taken.
 //! Everything is told the time; an entry whose time has come reads as absent. What a reader finds expired goes to a
 //! bounded reap list that [`Store::reap`] empties at the end of the turn; what nobody reads is found by
 //! [`Store::expire_slice`]. Every change is counted, and told to the log ([`Store::log`]), where it happens.
@@ -13,7 +13,9 @@ mod evict;
 pub mod eviction;
 mod expiry;
 mod garbage;
+mod load;
 mod restore;
+mod snapshot;
 mod space;
 mod table;
 
@@ -32,6 +34,9 @@ pub use eviction::{LfuSettings, Policy};
 use expiry::{Expirer, is_expired};
 use garbage::Garbage;
 pub use garbage::GarbageCounters;
+pub use load::{KeyspacesRefused, UnknownKeyspace};
+use snapshot::Snapshot;
+pub use snapshot::{SnapshotCounters, SnapshotProgress, SnapshotRefused, SnapshotStart};
 pub use space::Ahead;
 use table::{Place, Table};
 
@@ -63,12 +68,6 @@ pub enum Expiry {
     At(Millis),
     /// As it was.
     Keep,
-}
-
-/// Who is told of what changes and goes.
-struct Beside {
-    garbage: Garbage,
-    log: ChangeLog,
 }
 
 struct Keyspace {
@@ -142,6 +141,16 @@ impl StoreMemory {
     }
 }
 
+/// Who is told of what changes and goes: the snapshot before, the log and the garbage after.
+struct Observers {
+    garbage: Garbage,
+    snapshot: Snapshot,
+    log: ChangeLog,
+}
+
+/// What marking an entry costs, in bytes that could be copied in the time.
+const SETTLE_COST_BYTES: usize = 32;
+
 /// The data of one shard.
 pub struct Store {
     /// By the number of the database.
@@ -151,7 +160,7 @@ pub struct Store {
     hasher: RandomState,
     /// Hashes of entries that a reader found expired, with their database.
     reap: RefCell<Vec<(u8, u64)>>,
-    beside: Beside,
+    observers: Observers,
     /// Whether expired keys are looked for that nobody reads.
     active_expiry: bool,
     counters: StoreCounters,
@@ -182,28 +191,38 @@ impl Keyspace {
     }
 
     /// Takes an entry out and frees it.
-    fn remove(&mut self, place: Place, beside: &mut Beside) {
+    fn remove(&mut self, place: Place, observers: &mut Observers) {
         if self.table.is_renewed(place) {
             self.marks.remove(self.table.mark(place).get());
         }
-        self.free(place, beside);
+        self.free(place, observers);
     }
 
     /// As [`Keyspace::remove`], for an entry that the marks have been told of.
-    fn free(&mut self, place: Place, beside: &mut Beside) {
+    fn free(&mut self, place: Place, observers: &mut Observers) {
+        self.save_before_change(place, &mut observers.snapshot);
         let entry = self.table.remove(place);
         self.outside.change(entry.as_ref().outside(), Outside::default());
-        beside.log.remove(self.id, entry.as_ref().key());
-        beside.garbage.discard_value_of(entry.as_ref());
+        observers.log.remove(self.id, entry.as_ref().key());
+        observers.garbage.discard_value_of(entry.as_ref());
         entry.free(&mut self.arena);
     }
 
     /// Gives back some memory that was of entries. True if there is more.
-    fn give_back_slice(&mut self, rehash: &impl Fn(EntryRef) -> u64) -> bool {
-        let Keyspace { table, arena, .. } = self;
+    fn give_back_slice(&mut self, snapshot: &mut Snapshot, rehash: &impl Fn(EntryRef) -> u64) -> bool {
+        let Keyspace { id, table, arena, .. } = self;
         // What merges under a hand may be passed by or met twice: marks are less precise then, and never wrong.
-        table.merge_slice(limits::MERGE_SLICE_SEGMENTS, rehash)
-            || Entry::compact_slice(arena, limits::COMPACT_SLICE_BYTES, |old, moved| table.relocate(old, moved, rehash))
+        if table.merge_slice(limits::MERGE_SLICE_SEGMENTS, rehash) {
+            return true;
+        }
+        // What is moved is saved first: that waits until there is room for it.
+        !snapshot.is_full()
+            && Entry::compact_slice(arena, limits::COMPACT_SLICE_BYTES, |old, mut moved| {
+                if snapshot.is_walking() {
+                    snapshot.settle(*id, &mut moved);
+                }
+                table.relocate(old, moved, rehash);
+            })
     }
 }
 
@@ -216,7 +235,11 @@ impl Store {
         Store {
             keyspaces: (0..databases as u32).map(|id| Keyspace::new(KeyspaceId(id), policy, lfu, prefault)).collect(),
             next_id: databases as u32,
-            beside: Beside { garbage: Garbage::default(), log: ChangeLog::new(hasher.clone()) },
+            observers: Observers {
+                garbage: Garbage::default(),
+                snapshot: Snapshot::default(),
+                log: ChangeLog::new(hasher.clone()),
+            },
             hasher,
             reap: RefCell::new(Vec::with_capacity(limits::REAP_MAX)),
             active_expiry: true,
@@ -336,7 +359,7 @@ impl Store {
     }
 
     fn remove_at(&mut self, db: u8, place: Place) {
-        self.keyspaces[db as usize].remove(place, &mut self.beside);
+        self.keyspaces[db as usize].remove(place, &mut self.observers);
     }
 
     /// Sets a key's value, creating the key if it is absent.
@@ -348,9 +371,10 @@ impl Store {
         };
         self.touch(key, place);
         let keyspace = &mut self.keyspaces[key.db as usize];
+        keyspace.save_before_change(place, &mut self.observers.snapshot);
         let entry = keyspace.table.entry(place);
         let (old_outside, old_expire) = (entry.outside(), entry.expire_ms());
-        self.beside.garbage.discard_value_of(entry);
+        self.observers.garbage.discard_value_of(entry);
         let expire = match expiry {
             Expiry::Never => 0,
             Expiry::At(at) => at.0.max(1),
@@ -360,7 +384,7 @@ impl Store {
             if entry.try_set(value, expire) {
                 return (entry.as_ref().outside(), None);
             }
-            let moved = Entry::new(&mut keyspace.arena, key.bytes, value, expire);
+            let moved = Entry::new(&mut keyspace.arena, key.bytes, value, expire, entry.as_ref().version());
             (moved.as_ref().outside(), Some(moved))
         });
         keyspace.outside.change(old_outside, new_outside);
@@ -370,7 +394,7 @@ impl Store {
         if expire != old_expire {
             keyspace.table.set_expiry(place, expire);
         }
-        self.beside.log.set(keyspace.id, key.bytes, value.bytes, expire);
+        self.observers.log.set(keyspace.id, key.bytes, value.bytes, expire);
     }
 
     fn insert(&mut self, key: Key<'_>, value: NewValue<'_>, expiry: Expiry, now: Millis) {
@@ -378,8 +402,14 @@ impl Store {
             Expiry::Never | Expiry::Keep => 0,
             Expiry::At(at) => at.0.max(1),
         };
+        self.insert_with(key, value, expire, None, now);
+    }
+
+    /// Adds a key that is absent. It expires at `expire`, milliseconds, unless that is 0.
+    #[inline]
+    fn insert_with(&mut self, key: Key<'_>, value: NewValue<'_>, expire: u64, version: Option<u64>, now: Millis) {
         let keyspace = &mut self.keyspaces[key.db as usize];
-        let entry = Entry::new(&mut keyspace.arena, key.bytes, value, expire);
+        let entry = Entry::new(&mut keyspace.arena, key.bytes, value, expire, version);
         keyspace.outside.change(Outside::default(), entry.as_ref().outside());
         let base = keyspace.arena.base().expect("it has an entry");
         let hasher = &self.hasher;
@@ -389,7 +419,7 @@ impl Store {
             table.renew(segment, |_| marks.adopt(now));
         }
         table.insert(key.hash, entry, base, marks.insert(key.hash, now), expire, &rehash);
-        self.beside.log.set(keyspace.id, key.bytes, value.bytes, expire);
+        self.observers.log.set(keyspace.id, key.bytes, value.bytes, expire);
     }
 
     /// Removes a key. False if it was absent or expired.
@@ -412,6 +442,7 @@ impl Store {
         self.touch(key, place);
         let expire = at.map_or(0, |at| at.0.max(1));
         let keyspace = &mut self.keyspaces[key.db as usize];
+        keyspace.save_before_change(place, &mut self.observers.snapshot);
         let entry = keyspace.table.entry(place);
         let old_outside = entry.outside();
         let (new_outside, old) = keyspace.table.change(place, |entry| {
@@ -423,7 +454,7 @@ impl Store {
             old.free(&mut keyspace.arena);
         }
         keyspace.table.set_expiry(place, expire);
-        self.beside.log.expire(keyspace.id, key.bytes, expire);
+        self.observers.log.expire(keyspace.id, key.bytes, expire);
         true
     }
 
@@ -445,6 +476,7 @@ impl Store {
         self.counters.changes += 1;
         self.touch(key, place);
         let keyspace = &mut self.keyspaces[key.db as usize];
+        keyspace.save_before_change(place, &mut self.observers.snapshot);
         let old_outside = keyspace.table.entry(place).outside();
         let ((len, new_outside), old) = keyspace.table.change(place, |entry| {
             let moved = entry.write_at(&mut keyspace.arena, offset, bytes);
@@ -455,7 +487,7 @@ impl Store {
         if let Some(old) = old {
             old.free(&mut keyspace.arena);
         }
-        self.beside.log.write_at(keyspace.id, key.bytes, offset, bytes);
+        self.observers.log.write_at(keyspace.id, key.bytes, offset, bytes);
         len
     }
 
@@ -515,7 +547,7 @@ impl Store {
     pub fn reset_counters(&mut self) {
         self.counters.expired = 0;
         self.counters.evicted = 0;
-        self.beside.garbage.reset_counters();
+        self.observers.garbage.reset_counters();
         self.hits.set(0);
         self.misses.set(0);
     }
@@ -533,22 +565,24 @@ impl Store {
     /// Exchanges what two databases' numbers lead to.
     pub fn swap(&mut self, one: u8, other: u8) {
         self.keyspaces.swap(one as usize, other as usize);
-        self.beside.log.swap(one, other);
+        self.observers.log.swap(one, other);
         self.counters.changes += 1;
     }
 
     /// Empties databases at once, each of which gets a fresh keyspace; the memory of the old ones is freed in slices
-    /// ([`Store::free_slice`]). An error changes nothing.
+    /// ([`Store::free_slice`]). A snapshot that still has entries of theirs to save is given up. An error changes nothing.
     pub fn clear(&mut self, databases: std::ops::Range<usize>) -> Result<(), KeyspacesExhausted> {
         let count = u32::try_from(databases.len()).map_err(|_| KeyspacesExhausted)?;
         let end = self.next_id.checked_add(count).ok_or(KeyspacesExhausted)?;
         for (db, id) in databases.zip(self.next_id..end) {
-            let fresh = Keyspace::new(KeyspaceId(id), self.policy, self.lfu, self.prefault);
-            let Keyspace { table, arena, outside, .. } = std::mem::replace(&mut self.keyspaces[db], fresh);
+            let mut fresh = Keyspace::new(KeyspaceId(id), self.policy, self.lfu, self.prefault);
+            fresh.arena.set_epoch(self.observers.snapshot.epoch());
+            let Keyspace { id: old, table, arena, outside, .. } = std::mem::replace(&mut self.keyspaces[db], fresh);
             self.counters.changes += table.len() as u64;
+            self.observers.snapshot.handle_flush(old, table.len(), &mut self.observers.garbage);
+            self.observers.log.map(db as u8, KeyspaceId(id));
             let hasher = &self.hasher;
-            self.beside.log.map(db as u8, KeyspaceId(id));
-            self.beside
+            self.observers
                 .garbage
                 .flush(table, arena, outside.big_values, &|entry: EntryRef| hash_of(hasher, entry.key()));
         }
@@ -558,35 +592,35 @@ impl Store {
 
     /// The log that is told of every change.
     pub fn log(&mut self) -> &mut ChangeLog {
-        &mut self.beside.log
+        &mut self.observers.log
     }
 
     /// Frees a slice of what was cleared: about 50 µs of work. True if there is more that can be done at once.
     pub fn free_slice(&mut self) -> bool {
         let hasher = &self.hasher;
-        self.beside.garbage.free_slice(&|entry: EntryRef| hash_of(hasher, entry.key()))
+        self.observers.garbage.free_slice(&|entry: EntryRef| hash_of(hasher, entry.key()))
     }
 
     /// How often databases were cleared that had something to free; see [`Store::has_freed`].
     pub fn flushes(&self) -> u64 {
-        self.beside.garbage.flushes()
+        self.observers.garbage.flushes()
     }
 
     /// Whether everything is freed that was cleared when [`Store::flushes`] gave this number; big values may still be
     /// under way to who drops them.
     pub fn has_freed(&self, flushes: u64) -> bool {
-        self.beside.garbage.has_freed(flushes)
+        self.observers.garbage.has_freed(flushes)
     }
 
     /// Whether cleared databases wait to be freed.
     pub fn has_flushed(&self) -> bool {
-        self.beside.garbage.has_flushed()
+        self.observers.garbage.has_flushed()
     }
 
     /// Takes a value that somebody holds no longer, perhaps as the last. If it is big it is dropped by who polls it.
     #[inline]
     pub fn discard(&mut self, value: Bytes) {
-        self.beside.garbage.discard(&value);
+        self.observers.garbage.discard(&value);
     }
 
     /// Memory that will be needed soon, to be filled where that may take long.
@@ -601,22 +635,22 @@ impl Store {
 
     /// A big value that was given up, to be dropped where that may take long; then call [`Store::garbage_freed`].
     pub fn poll_garbage(&mut self) -> Option<Bytes> {
-        self.beside.garbage.poll()
+        self.observers.garbage.poll()
     }
 
     /// So many values of so many bytes together, of those that [`Store::poll_garbage`] gave, were dropped.
     pub fn garbage_freed(&mut self, objects: u64, bytes: u64) {
-        self.beside.garbage.freed(objects, bytes);
+        self.observers.garbage.freed(objects, bytes);
     }
 
     /// Bounds the bytes of big values that are pending, in [`limits::GARBAGE_BYTES_MAX`].
     pub fn set_garbage_bytes_max(&mut self, bytes: u64) {
-        self.beside.garbage.set_bytes_max(bytes);
+        self.observers.garbage.set_bytes_max(bytes);
     }
 
     /// What was given up and what of it is freed.
     pub fn garbage_counters(&self) -> GarbageCounters {
-        self.beside.garbage.counters()
+        self.observers.garbage.counters()
     }
 
     /// Gives back a slice of the memory that deleted entries leave, moving others where that takes it: about 50 µs of
@@ -639,7 +673,7 @@ impl Store {
             let keyspace = &mut self.keyspaces[self.compact_job / 2];
             let more = match self.compact_job % 2 {
                 0 => keyspace.tidy_slice(now),
-                _ => keyspace.give_back_slice(&rehash),
+                _ => keyspace.give_back_slice(&mut self.observers.snapshot, &rehash),
             };
             if more {
                 return true;
@@ -652,7 +686,7 @@ impl Store {
     pub fn give_back_slice(&mut self) -> bool {
         let hasher = &self.hasher;
         let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
-        self.keyspaces.iter_mut().any(|keyspace| keyspace.give_back_slice(&rehash))
+        self.keyspaces.iter_mut().any(|keyspace| keyspace.give_back_slice(&mut self.observers.snapshot, &rehash))
     }
 
     /// Tells the order of eviction the time: some ten times a second.
@@ -696,7 +730,7 @@ impl Store {
         let Some(keyspace) = chosen else { return false };
         let hasher = &self.hasher;
         let rehash = |entry: EntryRef| hash_of(hasher, entry.key());
-        let evicted = keyspace.evict_slice(self.policy, bytes, now, &rehash, random, &mut self.beside);
+        let evicted = keyspace.evict_slice(self.policy, bytes, now, &rehash, random, &mut self.observers);
         self.counters.evicted += evicted.evicted;
         self.counters.expired += evicted.expired;
         true
@@ -754,11 +788,15 @@ impl Store {
     /// Removes a slice of what is due: tens of microseconds of work. False when a round through all databases is at its
     /// end; the next call begins another.
     pub fn expire_slice(&mut self, now: Millis) -> bool {
+        // What is removed may have to be saved first: nobody waits for that, so it is done when there is room.
+        if self.is_snapshot_full() {
+            return false;
+        }
         while let Some(keyspace) = self.keyspaces.get_mut(self.expire_db) {
             if keyspace.table.volatile() > 0 {
                 let more = keyspace.expirer.slice(&mut keyspace.table, now);
                 let due = keyspace.expirer.take_due();
-                due.iter().for_each(|&place| keyspace.remove(place, &mut self.beside));
+                due.iter().for_each(|&place| keyspace.remove(place, &mut self.observers));
                 self.counters.expired += due.len() as u64;
                 keyspace.expirer.recycle(due);
                 self.expire_db += !more as usize;

@@ -84,6 +84,7 @@ const DOUBLE_STEP: usize = 64;
 const SEGMENTS_BYTES_MAX: usize = 32 << 30;
 const HEADS_BYTES_MAX: usize = (SEGMENTS_BYTES_MAX / SEGMENT_BYTES * size_of::<Head>()).next_power_of_two();
 const DIRECTORY_BYTES_MAX: usize = SEGMENTS_BYTES_MAX / SEGMENT_BYTES * 16;
+const SEGMENTS_MAX: usize = SEGMENTS_BYTES_MAX / SEGMENT_BYTES;
 
 const _: () =
     assert!(BUCKETS.is_power_of_two() && size_of::<Bucket>() == 64 && VOLATILE_SHIFT + SLOTS_PER_BUCKET <= 32);
@@ -432,17 +433,7 @@ impl Table {
         rehash: &impl Fn(EntryRef) -> u64,
     ) {
         if self.directory.is_empty() {
-            self.base = base.as_ptr().addr() as u64;
-            self.add_segment(Head {
-                first: 0,
-                look_at: u64::MAX,
-                depth: 0,
-                taken: 0,
-                tombstones: 0,
-                generation: self.generation,
-            });
-            self.directory.push(0);
-            self.deepest = 1;
+            self.make(0, base);
         }
         debug_assert_eq!(self.base, base.as_ptr().addr() as u64);
         let mut segment = self.segment_of(hash).expect("the directory is not empty");

@@ -2,6 +2,7 @@
 
 mod model;
 mod shrink;
+mod snapshot;
 
 use std::collections::HashMap;
 

@@ -34,6 +34,9 @@ const SLOT_BYTES: [u16; CLASSES] = slot_bytes();
 const CLASS_OF: [u8; LARGEST_BYTES / ALIGN + 1] = class_of_size();
 /// What moving an entry costs besides copying it, in bytes that could be copied in the time.
 const MOVE_COST_BYTES: usize = 512;
+/// What a walk costs besides what is done with the slots: for a page, and for this part of the bytes that it passes.
+const WALK_PAGE_COST_BYTES: usize = 256;
+const WALK_PASSED_PART: usize = 4;
 /// A class is compacted when it has this part of its entries free, and a page's worth.
 const SLACK_PART: usize = 32;
 
@@ -107,6 +110,18 @@ pub struct Arena {
     compact_class: usize,
     /// How far the page is through that an arena given up is at.
     free_offset: u32,
+    /// The mark of entries that are made here.
+    epoch: u8,
+    walk: Walk,
+}
+
+/// Where a walk in storage order is.
+#[derive(Clone, Copy, Default)]
+struct Walk {
+    page: usize,
+    offset: u32,
+    /// The pages from here on had never been used when it began.
+    end: usize,
 }
 
 // SAFETY: an arena owns its memory, and its pages point at nothing else.
@@ -123,7 +138,54 @@ impl Arena {
             victim: None,
             compact_class: 0,
             free_offset: 0,
+            epoch: 0,
+            walk: Walk::default(),
         }
+    }
+
+    /// The mark that entries have that are made here ([`super::snapshot`]).
+    #[inline]
+    pub fn epoch(&self) -> u8 {
+        self.epoch
+    }
+
+    /// Sets the mark of entries that are made from now on.
+    pub fn set_epoch(&mut self, epoch: u8) {
+        self.epoch = epoch;
+    }
+
+    /// From here on [`Arena::walk`] is at the beginning.
+    pub fn begin_walk(&mut self) {
+        self.walk = Walk { page: 0, offset: 0, end: self.all.len() };
+    }
+
+    /// Visits the slots of a slice in storage order that have been in use, at the same place, since the walk began; what
+    /// came since may be among them. The visitor says what that cost. `budget` is in bytes that could be copied in the
+    /// time. True if there is more.
+    #[inline]
+    pub fn walk(&mut self, budget: &mut usize, mut visit: impl FnMut(NonNull<u8>) -> usize) -> bool {
+        while self.walk.page < self.walk.end {
+            if *budget == 0 {
+                return true;
+            }
+            if let Some(start) = self.all.used_at(self.walk.page) {
+                // SAFETY: the page is in use.
+                let page = unsafe { Page::of(start) };
+                while let Some((slot, next)) = page.next_live(self.walk.offset) {
+                    // Slots that are free cost less, but something, as there may be thousands.
+                    let passed = (next - self.walk.offset) as usize / WALK_PASSED_PART;
+                    self.walk.offset = next;
+                    *budget = budget.saturating_sub(passed).saturating_sub(visit(slot));
+                    if *budget == 0 {
+                        return true;
+                    }
+                }
+            }
+            *budget = budget.saturating_sub(WALK_PAGE_COST_BYTES);
+            self.walk.page += 1;
+            self.walk.offset = 0;
+        }
+        false
     }
 
     /// Memory that would be good to have filled soon.
@@ -134,6 +196,11 @@ impl Arena {
     /// Where its memory begins, from the first allocation on.
     pub fn base(&self) -> Option<NonNull<u8>> {
         self.all.base()
+    }
+
+    /// Where its memory begins; it is reserved here if it was not before.
+    pub fn reserve(&mut self) -> NonNull<u8> {
+        self.all.reserve().base()
     }
 
     /// A slot of at least `bytes`, at most [`LARGEST_BYTES`]. What is put there has the top bit of its seventh byte clear.
@@ -268,6 +335,10 @@ impl Arena {
     }
 
     fn release(&mut self, page: Page) {
+        if self.all.index(page.start()) == self.walk.page {
+            // What comes here has slots elsewhere, and none that were in use when the walk began.
+            (self.walk.page, self.walk.offset) = (self.walk.page + 1, 0);
+        }
         self.classes[page.class as usize].pages -= 1;
         self.all.put(page.start(), page.touched);
     }

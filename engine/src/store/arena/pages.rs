@@ -87,7 +87,8 @@ impl Pages {
         unsafe { space.base().add(index * PAGE_BYTES) }
     }
 
-    fn index(&self, page: NonNull<u8>) -> usize {
+    /// The place of a page in storage order.
+    pub fn index(&self, page: NonNull<u8>) -> usize {
         (page.as_ptr().addr() - self.address(0).as_ptr().addr()) / PAGE_BYTES
     }
 
@@ -159,10 +160,15 @@ impl Pages {
         (self.ahead, self.filling) = (Some(ahead), Some((run, filling)));
     }
 
+    /// The addresses of all pages.
+    pub fn reserve(&mut self) -> &Space {
+        self.space.get_or_insert_with(|| Space::reserve(ARENA_BYTES_MAX, ARENA_BYTES_MIN))
+    }
+
     fn new_page(&mut self) -> u32 {
-        let space = self.space.get_or_insert_with(|| Space::reserve(ARENA_BYTES_MAX, ARENA_BYTES_MIN));
+        let bytes = self.reserve().bytes();
         let index = self.known.len();
-        if (index + 1) * PAGE_BYTES > space.bytes() {
+        if (index + 1) * PAGE_BYTES > bytes {
             handle_alloc_error(Layout::from_size_align(PAGE_BYTES, PAGE_BYTES).expect("a fixed layout"));
         }
         self.known.push(Known::default());
@@ -170,6 +176,17 @@ impl Pages {
             self.used_of_run.push(0);
         }
         index as u32
+    }
+
+    /// Pages that were ever used.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// A page by its place in storage order, if it is in use.
+    #[inline]
+    pub fn used_at(&self, index: usize) -> Option<NonNull<u8>> {
+        self.known[index].used.then(|| self.address(index))
     }
 
     /// Bytes of the pages that are not in use, those included that never were.

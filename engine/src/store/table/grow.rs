@@ -1,10 +1,12 @@
 //! How a table grows and shrinks: segments split and merge, the directory doubles, each in steps that take tens of
 //! microseconds at most.
 
+use std::ptr::NonNull;
+
 use super::bucket::{Bucket, FRESH, Slot, TOMBSTONE, bucket_of, prefetch, tag_of};
 use super::{
-    BUCKETS, DEPTH_MAX, DIRECTORY_BYTES_MAX, DOUBLE_STEP, Doubling, Head, MERGE_AT, MERGE_AT_MOST, Place, SHRINK_PART,
-    SHRUNK_PART, SPLIT_AT, SPLIT_AT_MOST, SPLIT_PACE, TOMBSTONES_MAX, Table,
+    BUCKETS, DEPTH_MAX, DIRECTORY_BYTES_MAX, DOUBLE_STEP, Doubling, Head, MERGE_AT, MERGE_AT_MOST, Place, SEGMENTS_MAX,
+    SHRINK_PART, SHRUNK_PART, SPLIT_AT, SPLIT_AT_MOST, SPLIT_PACE, TOMBSTONES_MAX, Table,
 };
 use crate::store::entry::EntryRef;
 use crate::store::space::{Ahead, Grown};
@@ -19,6 +21,30 @@ impl Table {
     /// Memory that would be good to have filled soon.
     pub fn take_ahead(&mut self) -> Option<Ahead> {
         self.segments.take_ahead()
+    }
+
+    /// Makes an empty table with as many segments as so many entries need. `base` is where the arena of all entries begins.
+    pub fn reserve(&mut self, entries: u64, base: NonNull<u8>) {
+        assert!(self.directory.is_empty());
+        // Some segments have more than others, by a hundred; none should have to split.
+        let each = (SPLIT_AT * 7 / 8) as u64;
+        let segments = entries.div_ceil(each).clamp(1, SEGMENTS_MAX as u64 / 2).next_power_of_two();
+        self.make(segments.trailing_zeros(), base);
+        self.full_len = entries as usize;
+    }
+
+    /// Makes all segments of an empty table of this depth.
+    pub(super) fn make(&mut self, depth: u32, base: NonNull<u8>) {
+        self.base = base.as_ptr().addr() as u64;
+        (self.depth, self.shift) = (depth, 63 - depth);
+        let (look_at, taken, tombstones, generation) = (u64::MAX, 0, 0, self.generation);
+        for segment in 0..1u64 << depth {
+            // The first has no bit set, in a table with one segment too.
+            let first = (segment << 1) << (63 - depth);
+            self.add_segment(Head { first, look_at, depth: depth as u16, taken, tombstones, generation });
+            self.directory.push(segment as u32);
+        }
+        self.deepest = self.heads.len();
     }
 
     pub(super) fn add_segment(&mut self, head: Head) -> u32 {
