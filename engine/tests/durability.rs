@@ -223,6 +223,25 @@ fn under_always_a_reply_waits_for_what_it_observed() {
 }
 
 #[test]
+fn what_all_shards_do_is_answered_when_all_have_it_on_the_disk() {
+    for words in [&["FLUSHALL", "ASYNC"][..], &["FLUSHALL", "SYNC"], &["SWAPDB", "0", "1"]] {
+        for first in [0, 1] {
+            let (mut shards, mut disk, client) = durable(2, &[("appendfsync", &["always"])]);
+            disk.write_all(&mut shards, FsyncPolicy::Always);
+            shards.feed(client, &encode(words));
+            shards.settle();
+            for owner in [first, 1 - first] {
+                assert_eq!(shards.unread(client), 0, "{words:?}");
+                disk.write(&mut shards, owner, FsyncPolicy::Always);
+                shards.turn(owner, &[]);
+                shards.settle();
+            }
+            assert_eq!(shards.read(client, 100), b"+OK\r\n", "{words:?}");
+        }
+    }
+}
+
+#[test]
 fn a_shard_whose_disk_is_behind_reads_no_further_requests() {
     let (mut shards, mut disk, client) = durable(1, &[("appendfsync", &["everysec"])]);
     let set = encode(&["SET", "key", &"v".repeat(1 << 20)]);

@@ -13,6 +13,7 @@ use super::waiters::Waiter;
 use super::{Core, Shard};
 use crate::command::{Command, Error, Handler, Home, Merge, Route, Wait, cursor_shard, wanted_count, write_report};
 use crate::id::{Millis, SessionId, ShardId};
+use crate::log::Lsn;
 use crate::message::{RequestHead, Target};
 use crate::route::Route as KeyRoute;
 use crate::stats::DatabaseCounters;
@@ -209,20 +210,29 @@ impl Shard {
     }
 
     /// A command that shard 0 has executed first, with success: now all others do, in the order in which it did. The
-    /// reply to `operation` is made of theirs, and of its own if that is still to come (`wait`).
-    pub(super) fn pass_on_to_others(&mut self, operation: &Operation, args: Args<'_>, wait: Option<Wait>) {
+    /// reply to `operation` is made of theirs, and of its own if that is still to come (`wait`), or has to be
+    /// durable first (`own`).
+    pub(super) fn pass_on_to_others(
+        &mut self,
+        operation: &Operation,
+        args: Args<'_>,
+        wait: Option<Wait>,
+        own: Option<(Lsn, ReplyBuffer)>,
+    ) {
         let Operation { command, db, dialect, origin, .. } = *operation;
         let Route::Ordered(merge) = command.row().route else { unreachable!("asked of ordered commands only") };
         let others = 1..self.core.shards;
-        let parts = others.len() + wait.is_some() as usize;
+        let parts = others.len() + (wait.is_some() || own.is_some()) as usize;
         let (fanout, generation) = self.fanouts.insert(Fanout::new(origin, dialect, merge, parts));
         for shard in others {
             let target = Target::Part { fanout, generation, part: shard as u32 - 1 };
             self.links.send(ShardId(shard as u16), RequestHead::new(command, db, dialect, target), args);
         }
-        if let Some(wait) = wait {
-            let own = Origin::Home(Target::Part { fanout, generation, part: parts as u32 - 1 });
-            self.waiters.push(Waiter::new(own, dialect, wait));
+        let part = Origin::Home(Target::Part { fanout, generation, part: parts as u32 - 1 });
+        match (wait, own) {
+            (Some(wait), _) => self.waiters.push(Waiter::new(part, dialect, wait)),
+            (None, Some((lsn, reply))) => self.held.push(lsn, part, reply),
+            (None, None) => {}
         }
     }
 

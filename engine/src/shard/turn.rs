@@ -503,7 +503,9 @@ impl Shard {
         let failed = scratch.bytes.first() == Some(&b'-');
         let leads = self.core.id == ShardId(0) && self.core.shards > 1;
         if leads && !failed && matches!(operation.command.row().route, Route::Ordered(_)) {
-            self.pass_on_to_others(operation, call.args(), wait);
+            // What this shard did counts for the answer when it is durable.
+            let own = self.core.awaited(&call, before).map(|lsn| (lsn, std::mem::take(&mut scratch)));
+            self.pass_on_to_others(operation, call.args(), wait, own);
         } else if let Some(wait) = wait {
             self.waiters.push(Waiter::new(operation.origin, dialect, wait));
         } else if let Some(lsn) = self.core.awaited(&call, before) {
