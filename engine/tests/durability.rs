@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use torc_engine::log::{Expected, FsyncPolicy, LogStart, Lsn, Replay, Segment};
+use torc_engine::shard::Writes;
 use torc_sim::{Connection, Shards, encode};
 
 const SEGMENT_BYTES: u64 = 1 << 20;
@@ -239,6 +240,60 @@ fn what_all_shards_do_is_answered_when_all_have_it_on_the_disk() {
             assert_eq!(shards.read(client, 100), b"+OK\r\n", "{words:?}");
         }
     }
+}
+
+#[test]
+fn what_concerns_all_keys_is_observed_by_whoever_reads_one() {
+    for words in [&["FLUSHALL", "ASYNC"][..], &["SWAPDB", "0", "1"]] {
+        let (mut shards, mut disk, client) = durable(1, &[("appendfsync", &["always"])]);
+        shards.feed(client, &encode(&["SET", "key", "value"]));
+        for _ in 0..3 {
+            disk.write_all(&mut shards, FsyncPolicy::Always);
+            shards.turn(0, &[]);
+        }
+        assert_eq!(shards.read(client, 100), b"+OK\r\n");
+        shards.feed(client, &encode(words));
+        let reader = shards.connect(0);
+        shards.feed(reader, &encode(&["GET", "key"]));
+        shards.settle();
+        assert_eq!(shards.unread(reader), 0, "{words:?}");
+        disk.write_all(&mut shards, FsyncPolicy::Always);
+        shards.turn(0, &[]);
+        assert_eq!(shards.read(reader, 100), b"$-1\r\n", "{words:?}");
+    }
+}
+
+#[test]
+fn a_log_that_failed_lets_no_write_in() {
+    let (mut shards, mut disk, client) = durable(2, &[]);
+    assert_eq!(shards.command(client, &["SET", "key", "value"]), "+OK\r\n");
+    disk.write_all(&mut shards, FsyncPolicy::EverySec);
+    shards.shards.iter_mut().for_each(|shard| shard.set_writes(Writes::Refused));
+    for words in
+        [&["SET", "key", "x"][..], &["DEL", "key"], &["FLUSHALL"], &["FLUSHDB", "ASYNC"], &["SWAPDB", "0", "1"]]
+    {
+        assert!(shards.command(client, words).starts_with("-MISCONF "), "{words:?}");
+    }
+    assert_eq!(shards.command(client, &["GET", "key"]), "$5\r\nvalue\r\n");
+    // On a full disk what frees memory goes.
+    shards.shards.iter_mut().for_each(|shard| shard.set_writes(Writes::OnlyFreeing));
+    assert!(shards.command(client, &["SET", "key", "x"]).starts_with("-MISCONF "));
+    assert_eq!(shards.command(client, &["DEL", "key"]), ":1\r\n");
+}
+
+#[test]
+fn what_was_flushed_is_freed_while_the_log_is_redone() {
+    let (mut shards, mut disk, client) = durable(1, &[]);
+    for _ in 0..5 {
+        for key in 0..30 {
+            assert_eq!(shards.command(client, &["SET", &format!("key:{key}"), &"v".repeat(300_000)]), "+OK\r\n");
+            disk.write_all(&mut shards, FsyncPolicy::EverySec);
+        }
+        shards.command(client, &["FLUSHALL"]);
+    }
+    disk.write_after_a_second(&mut shards);
+    let (again, _) = disk.recover(&[]);
+    assert_eq!(again.shards[0].garbage_counters().pending_objects, 0);
 }
 
 #[test]

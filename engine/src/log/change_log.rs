@@ -28,7 +28,7 @@ struct Undurable {
     newer: HashMap<u64, Lsn, RandomState>,
     /// The last change when the newer generation was begun.
     newer_since: Lsn,
-    /// The last change when nothing was remembered yet.
+    /// The last change that concerned all keys, or the last when nothing was remembered yet.
     unknown_until: Lsn,
 }
 
@@ -148,6 +148,7 @@ impl ChangeLog {
     pub fn map(&mut self, db: u8, keyspace: KeyspaceId) {
         if self.is_on() {
             self.journal.map(db, keyspace);
+            self.note_all();
         }
     }
 
@@ -155,6 +156,14 @@ impl ChangeLog {
     pub fn swap(&mut self, one: u8, other: u8) {
         if self.is_on() {
             self.journal.swap(one, other);
+            self.note_all();
+        }
+    }
+
+    /// Whoever reads any key from now on observes the last change.
+    fn note_all(&mut self) {
+        if let Some(undurable) = &mut self.undurable {
+            undurable.unknown_until = self.journal.last_lsn();
         }
     }
 

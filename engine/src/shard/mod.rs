@@ -225,6 +225,7 @@ impl Shard {
     pub fn redo(&mut self, records: &[(Lsn, Record<'_>)]) {
         let (route, id) = (&self.route, self.core.id);
         self.core.store.redo(records, |key| route.owner(key) == id);
+        self.core.store.drop_garbage();
     }
 
     /// All that the disk has is there. `now` is not before what the log says the clock had reached. The journal, if there
@@ -397,7 +398,8 @@ impl Shard {
 
     /// There is more to do without any new event: take another turn before parking.
     pub fn has_work(&self) -> bool {
-        !self.incoming.is_empty()
+        // While nothing is taken, what came waits for the disk, or for the budget, which has work then.
+        !self.paused && !self.incoming.is_empty()
             || !self.waiters.is_empty()
             || !self.scans.is_empty()
             || self.timers.has_work()

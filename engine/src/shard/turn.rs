@@ -474,6 +474,9 @@ impl Shard {
                 let clients = || super::dispatch::client_list(sessions, call.now);
                 let core = &mut self.core;
                 core.count(&call, context.machine, |core| {
+                    if core.writes != Writes::Allowed {
+                        core.pass_log(&call)?;
+                    }
                     let mut owner = Owner {
                         id: core.id,
                         shards: core.shards,

@@ -89,6 +89,23 @@ impl Store {
         }
     }
 
+    /// Frees what was flushed and replaced, all of it: nobody is delayed yet.
+    pub fn drop_garbage(&mut self) {
+        loop {
+            while self.free_slice() {}
+            let mut objects = 0;
+            while let Some(value) = self.poll_garbage() {
+                let bytes = value.len() as u64;
+                drop(value);
+                self.garbage_freed(1, bytes);
+                objects += 1;
+            }
+            if objects == 0 {
+                return;
+            }
+        }
+    }
+
     /// Ends the rebuilding: what was due at `now` is gone, and counters begin. `now` is not before what the log says the
     /// clock had reached.
     pub fn end_redo(&mut self, now: Millis) {
