@@ -156,6 +156,29 @@ fn what_was_changed_is_there_again() {
 }
 
 #[test]
+fn another_number_of_databases_changes_no_keys() {
+    let with = |count: &'static str| {
+        let count: &'static [&'static str] = if count == "4" { &["4"] } else { &["16"] };
+        [("appendonly", &["yes"][..]), ("databases", count)]
+    };
+    let (mut shards, mut disk, client) = durable(2, &with("4"));
+    for words in [&["SET", "old", "1"][..], &["FLUSHALL"], &["SET", "new", "1"], &["SWAPDB", "0", "2"]] {
+        assert_eq!(shards.command(client, words), "+OK\r\n", "{words:?}");
+    }
+    assert_eq!(shards.command(client, &["SWAPDB", "0", "5"]), "-ERR DB index is out of range\r\n");
+    disk.write_after_a_second(&mut shards);
+    for count in ["16", "4"] {
+        let (mut again, next) = disk.recover(&with(count));
+        Disk::default().begin(&mut again, 2, &next);
+        let client = again.connect(0);
+        let report = again.command(client, &["INFO", "keyspace"]);
+        assert!(report.contains("db2:keys=1") && !report.contains("db0") && !report.contains("db4"), "{report}");
+        assert_eq!(again.command(client, &["SELECT", "2"]), "+OK\r\n");
+        assert_eq!(again.command(client, &["GET", "new"]), "$1\r\n1\r\n");
+    }
+}
+
+#[test]
 fn what_was_evicted_and_deleted_in_vain_stays_away() {
     let settings: [(&str, &[&str]); 2] = [("maxmemory", &["4mb"]), ("maxmemory-policy", &["allkeys-random"])];
     let (mut shards, mut disk, client) = durable(1, &settings);

@@ -218,7 +218,7 @@ fn swapdb(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -
     };
     let one = number(1, "ERR invalid first DB index")?;
     let other = number(2, "ERR invalid second DB index")?;
-    let existing = |number: i32| u8::try_from(number).ok().filter(|&db| (db as usize) < owner.store.databases());
+    let existing = |number: i32| u8::try_from(number).ok().filter(|&db| (db as usize) < owner.config.databases);
     let (Some(one), Some(other)) = (existing(one), existing(other)) else { return Err(Error::DbIndexOutOfRange) };
     owner.store.swap(one, other);
     reply.ok();

@@ -174,7 +174,9 @@ struct Core {
 impl Shard {
     /// A shard of `shards`. `seed` is the same on all shards of the process (hash flooding), random per process.
     pub fn new(id: ShardId, shards: usize, seed: [u64; 4], config: Config, now: Millis) -> Shard {
-        let databases = config.databases.clamp(1, limits::DATABASES_MAX);
+        // A log may tell of databases that clients cannot select now, and the ids of keyspaces go on from a fixed number.
+        let databases = if config.append_only { limits::DATABASES_MAX } else { config.databases };
+        let databases = databases.clamp(1, limits::DATABASES_MAX);
         let mut core = Core {
             id,
             shards,
