@@ -5,6 +5,7 @@
 //! come out. `shard/dispatch.rs` is where one command's way begins.
 #![deny(unsafe_code)]
 
+mod buffer;
 pub mod command;
 pub mod config;
 pub mod glob;

@@ -9,7 +9,7 @@
 use crate::limits::LOG_BATCH_BYTES_MAX;
 
 /// Headers and batches begin at multiples of this, and reads and writes of the file do.
-pub const PAGE_BYTES: usize = 4096;
+pub use crate::buffer::PAGE_BYTES;
 pub const SEGMENT_HEADER_BYTES: usize = PAGE_BYTES;
 pub const BATCH_HEADER_BYTES: usize = 80;
 /// Bytes of records in the largest batch.

@@ -10,7 +10,6 @@
 //!   in one segment, the last.
 //! - A batch says which LSN was durable when it was handed over. If it covers what is missing before it, that is damage.
 
-mod buffer;
 mod change_log;
 pub mod format;
 pub mod fuzz_body;
@@ -21,7 +20,7 @@ mod replay;
 #[cfg(test)]
 mod tests;
 
-pub use buffer::Buffer;
+pub use crate::buffer::Buffer;
 pub use change_log::ChangeLog;
 pub use journal::{FsyncPolicy, Journal, LogStart, Write, WriteError, WriteStep, segment_bytes};
 pub use record::{Effects, Record, Transaction};

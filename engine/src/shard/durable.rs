@@ -3,7 +3,7 @@
 //!
 //! Commands are executed at once, and in order; what waits is the reply, with its place kept in the order of its session,
 //! or in the credit of the shard that asked. Other clients' replies do not wait, and neither do those to commands that
-//! neither read nor write keys, so that an operator is answered by a server whose disk hangs.
+//! neither read nor write keys.
 
 use std::collections::VecDeque;
 

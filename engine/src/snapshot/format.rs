@@ -12,7 +12,7 @@ use crate::limits;
 use crate::store::KeyspaceId;
 
 /// Header and blocks begin at multiples of this.
-pub const PAGE_BYTES: usize = 4096;
+pub use crate::buffer::PAGE_BYTES;
 /// The version of everything in the file. See `engine/FORMAT.md` for what a next version must keep.
 pub const VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"TORCSNP\n";

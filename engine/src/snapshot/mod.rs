@@ -4,14 +4,13 @@
 //! runtime writes; which entries, and when, is decided by the store, because it knows what changes
 //! (`engine/src/store/snapshot.rs`, read that first). [`Loader`] reads the file again.
 
-mod buffer;
 mod format;
 mod load;
 #[cfg(test)]
 mod tests;
 mod write;
 
-pub use buffer::Buffer;
+pub use crate::buffer::Buffer;
 pub use format::{Cause, Damage, Header, KeyspaceHeader, PAGE_BYTES, VERSION};
 #[cfg(test)]
 pub(crate) use load::read_all;

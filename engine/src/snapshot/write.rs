@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use crc32fast::Hasher;
 
-use super::buffer::Buffer;
+use super::Buffer;
 use super::format::{
     BLOCK_HEADER_BYTES, BlockHeader, FOOTER_BYTES, HEAD_BYTES_MAX, Head, Header, Kind, PAGE_BYTES, PAYLOAD_BYTES_MAX,
 };

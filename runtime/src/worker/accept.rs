@@ -5,7 +5,7 @@
 //! the fewest, over the mesh.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ impl Worker {
     pub(super) fn close_listeners(&mut self) {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             if let Some(listener) = listener.take() {
+                // At once: an accept under way keeps the socket beyond its close, and the kernel may end it after the process.
+                let _ = listener.socket.shutdown(Shutdown::Both);
                 self.parts.ring.cancel_accept(index as u32);
                 self.graveyard.push(listener.socket);
             }

@@ -1,6 +1,7 @@
 //! Memory that a file opened with O_DIRECT can be written from.
 
-use super::format::PAGE_BYTES;
+/// What such a file is written in.
+pub const PAGE_BYTES: usize = 4096;
 
 /// Bytes whose address and length are multiples of 4 KiB. The address stays the same when the buffer is moved.
 #[derive(Debug, Default)]
@@ -13,7 +14,7 @@ pub struct Buffer {
 
 impl Buffer {
     /// An empty buffer that can take `room` bytes.
-    pub(super) fn with_room(room: usize) -> Buffer {
+    pub(crate) fn with_room(room: usize) -> Buffer {
         // Zeroed memory comes from the system untouched: what is never used costs nothing.
         let bytes = vec![0; room + PAGE_BYTES - 1];
         let start = bytes.as_ptr().align_offset(PAGE_BYTES);
@@ -21,18 +22,18 @@ impl Buffer {
         Buffer { bytes, start, len: 0 }
     }
 
-    pub(super) fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         self.bytes.len().saturating_sub(PAGE_BYTES - 1)
     }
 
-    pub(super) fn set_len(&mut self, len: usize) {
+    pub(crate) fn set_len(&mut self, len: usize) {
         assert!(len <= self.room() && len.is_multiple_of(PAGE_BYTES));
         self.len = len;
     }
 
     /// All that there is room for, used or not.
     #[inline]
-    pub(super) fn whole_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn whole_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..]
     }
 
