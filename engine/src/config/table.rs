@@ -55,7 +55,7 @@ pub(super) static ROWS: &[Row] = &[
     row("appenddirname", FileName, "appendonlydir", AtStart, WithoutEffect, "Directory of the append-only files."),
     row("appendfilename", FileName, "appendonly.aof", AtStart, WithoutEffect, "Base name of the append-only files."),
     row("appendfsync", Enum(&["everysec", "always", "no"]), "everysec", RunTime, Applied(|config, value| config.fsync = fsync(value)), "When the log is synced."),
-    row("appendonly", Bool, "no", AtStart, Applied(|config, value| config.append_only = value.bool()), "Log every write to disk."),
+    row("appendonly", Bool, "no", RunTime, Applied(|config, value| config.append_only = value.bool()), "Log every write to disk."),
     row("auto-aof-rewrite-min-size", Memory { min: 0, max: LONG_MAX }, "64mb", RunTime, WithoutEffect, "Smallest append-only file that is rewritten by itself."),
     row("auto-aof-rewrite-percentage", NATURAL, "100", RunTime, WithoutEffect, "Growth at which the append-only file is rewritten."),
     row("bgsave-cpulist", Text, "", AtStart, WithoutEffect, "Cores of the snapshot process.").alias("bgsave_cpulist"),

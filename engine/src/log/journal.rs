@@ -231,6 +231,13 @@ impl Journal {
         self.queue_open(false);
     }
 
+    /// Nothing is logged any more. Nothing may be in flight; what is not written is dropped. Another log may begin.
+    pub fn end(&mut self) {
+        assert!(self.in_flight.is_none(), "what is in flight belongs to the log");
+        let Journal { last_lsn, last_txid, .. } = *self;
+        *self = Journal { last_lsn, last_txid, written_lsn: last_lsn, durable_lsn: last_lsn, ..Journal::default() };
+    }
+
     /// A key has this value. `expire_ms` 0: never. Version: if it has one.
     #[inline]
     pub fn set(&mut self, keyspace: KeyspaceId, key: &[u8], value: &[u8], expire_ms: u64, version: Option<u64>) {

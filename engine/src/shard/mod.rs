@@ -32,7 +32,7 @@ use torc_protocol::resp::reply::{Dialect, ReplyBuffer};
 use crate::config::Config;
 use crate::id::{Millis, SessionId, ShardId};
 use crate::limits;
-use crate::log::{Journal, Lsn, Record};
+use crate::log::{Journal, LogStart, Lsn, Record};
 use crate::message::Frame;
 use crate::random::Random;
 use crate::route::Route;
@@ -93,6 +93,8 @@ pub enum Close {
 pub enum Event {
     /// A client asked for SHUTDOWN.
     Shutdown,
+    /// Changes are to be logged from now on, or not any more.
+    AppendOnly(bool),
 }
 
 const MAX_CLIENTS_REACHED: &[u8] = b"-ERR max number of clients reached\r\n";
@@ -155,6 +157,8 @@ pub struct Shard {
     stopping: bool,
     /// Keys are refused: what the disk has is not there yet.
     loading: bool,
+    /// Whether the runtime has been told that there is to be a log.
+    is_logging: bool,
 }
 
 /// The part of a shard that commands are executed on.
@@ -174,13 +178,13 @@ struct Core {
 impl Shard {
     /// A shard of `shards`. `seed` is the same on all shards of the process (hash flooding), random per process.
     pub fn new(id: ShardId, shards: usize, seed: [u64; 4], config: Config, now: Millis) -> Shard {
-        // A log may tell of databases that clients cannot select now, and the ids of keyspaces go on from a fixed number.
-        let databases = if config.append_only { limits::DATABASES_MAX } else { config.databases };
-        let databases = databases.clamp(1, limits::DATABASES_MAX);
+        let is_logging = config.append_only;
         let mut core = Core {
             id,
             shards,
-            store: Store::new(databases, seed, config.prefault),
+            // What the disk has may tell of databases that clients cannot select now, and ids of keyspaces go on from a
+            // fixed number.
+            store: Store::new(limits::DATABASES_MAX, seed, config.prefault),
             config,
             stats: Stats::new(),
             random: Random(seed[0] ^ (id.0 as u64) << 48),
@@ -215,6 +219,7 @@ impl Shard {
             buffer_bytes_others: 0,
             stopping: false,
             loading: false,
+            is_logging,
         }
     }
 
@@ -246,6 +251,29 @@ impl Shard {
     /// Which writes are let in.
     pub fn writes(&self) -> Writes {
         self.core.writes
+    }
+
+    /// Begins a log of what changes from now on.
+    pub fn begin_log(&mut self, start: LogStart) {
+        self.journal().begin(start);
+        self.core.config_changed();
+    }
+
+    /// Nothing is logged any more; what was is sealed, or failed.
+    pub fn end_log(&mut self) {
+        self.journal().end();
+        self.core.writes = Writes::Allowed;
+        self.core.config_changed();
+    }
+
+    /// Settings were changed.
+    fn config_changed(&mut self) {
+        self.core.config_changed();
+        let wanted = self.core.config.append_only;
+        // All shards are told the same: one passes it on.
+        if std::mem::replace(&mut self.is_logging, wanted) != wanted && self.core.id == ShardId(0) {
+            self.events.push_back(Event::AppendOnly(wanted));
+        }
     }
 
     /// The log, to be begun and written. Off until it is begun.

@@ -489,7 +489,7 @@ impl Shard {
                     };
                     handler(&call, &mut owner, &mut ReplyWriter::new(&mut scratch, dialect))
                 })
-                .inspect(|_| self.core.config_changed())
+                .inspect(|_| self.config_changed())
             }
             _ => self.core.run(&call, context.machine, ReplyWriter::new(&mut scratch, dialect)),
         };

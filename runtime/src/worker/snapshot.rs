@@ -1,0 +1,242 @@
+//! The shard's part of a snapshot: the shard forms blocks in slices, and they go to its file through the ring, some at a time.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use torc_engine::log::{Journal, LogStart, Lsn};
+use torc_engine::shard::SnapshotBase;
+use torc_engine::snapshot::{Block, Buffer, Totals};
+use torc_engine::store::SnapshotProgress;
+use tracing::info;
+
+use super::{Control, Notice, Parts, Worker};
+use crate::disk::Host;
+use crate::disk::log::{LogDriver, SegmentSizes};
+use crate::disk::pool::Lane;
+use crate::disk::start::FIRST_SEGMENT;
+use crate::limits::SNAPSHOT_WRITES_MAX;
+use crate::ring::{Key, SyncMethod, WriteFault};
+
+/// A snapshot that a shard is to take.
+#[derive(Debug)]
+pub struct SnapshotOrder {
+    /// The number of the snapshot, the same for all shards.
+    pub id: u64,
+    pub database: [u8; 16],
+    /// To be written from its beginning.
+    pub file: Arc<File>,
+    /// The log begins anew behind it.
+    pub log: Option<LogOrder>,
+}
+
+/// A log that begins behind a snapshot.
+pub struct LogOrder {
+    /// The way to the disk's thread, if the shard has none yet.
+    pub lane: Option<Lane<Host>>,
+    pub generation: u64,
+    pub salt: u64,
+    pub shards: u16,
+    pub sizes: SegmentSizes,
+}
+
+/// What became of a shard's part of a snapshot.
+#[derive(Debug)]
+pub struct SnapshotEnd {
+    pub shard: u16,
+    pub id: u64,
+    pub result: Result<SnapshotPart, SnapshotFailure>,
+}
+
+/// A part that is written; not synced yet.
+#[derive(Clone, Copy, Debug)]
+pub struct SnapshotPart {
+    pub base: SnapshotBase,
+    pub totals: Totals,
+}
+
+/// Why a part is of no use.
+#[derive(Clone, Copy, Debug)]
+pub enum SnapshotFailure {
+    /// What was to be saved was flushed, or the snapshot was given up.
+    Aborted,
+    Write(WriteFault),
+}
+
+/// The snapshot that a shard is taking.
+pub(super) struct Saving {
+    order: SnapshotOrder,
+    /// None until it could begin.
+    base: Option<SnapshotBase>,
+    /// Which one of this worker it is; part of the keys of its writes.
+    number: u32,
+    under_way: Vec<Option<(u64, Arc<Buffer>)>>,
+    fault: Option<WriteFault>,
+}
+
+impl std::fmt::Debug for LogOrder {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "LogOrder {{ generation: {} }}", self.generation)
+    }
+}
+
+impl Worker {
+    /// Takes an order of the main thread's that has to do with saves.
+    pub(super) fn take_save_order(&mut self, order: Control) {
+        match order {
+            Control::Snapshot(order) => {
+                assert!(self.saving.is_none(), "one snapshot is taken at a time");
+                self.snapshots += 1;
+                let under_way = (0..SNAPSHOT_WRITES_MAX).map(|_| None).collect();
+                let number = self.snapshots;
+                self.saving = Some(Saving { order: *order, base: None, number, under_way, fault: None });
+            }
+            Control::AbortSnapshot(id) => {
+                if self.saving.as_ref().is_some_and(|saving| saving.order.id == id) {
+                    self.parts.shard.abort_snapshot();
+                }
+            }
+            Control::SaveEnded { log_resumed } => {
+                if log_resumed {
+                    self.resume_writes();
+                }
+                self.parts.shard.handle_save_ended();
+            }
+            Control::EndLog => self.log_ends = true,
+            other => unreachable!("{other:?} has nothing to do with saves"),
+        }
+    }
+
+    /// Gives blocks to the ring, as many as may be under way, and tells the main thread when there are no more.
+    #[inline]
+    pub(super) fn serve_snapshot(&mut self) {
+        if self.saving.is_some() {
+            self.advance_snapshot();
+        }
+    }
+
+    fn advance_snapshot(&mut self) {
+        let Some(mut saving) = self.saving.take() else { return };
+        if saving.base.is_none() && !self.begin_snapshot(&mut saving) {
+            self.saving = Some(saving);
+            return;
+        }
+        let Parts { shard, ring, .. } = &mut self.parts;
+        for slot in 0..saving.under_way.len() {
+            if saving.fault.is_some() || saving.under_way[slot].is_some() {
+                continue;
+            }
+            let Some(Block { offset, buffer, .. }) = shard.poll_snapshot_block() else { break };
+            let buffer = Arc::new(buffer);
+            ring.write_at(&saving.order.file, buffer.clone(), offset, saving.key(slot));
+            saving.under_way[slot] = Some((offset, buffer));
+        }
+        if saving.under_way.iter().any(Option::is_some) {
+            self.saving = Some(saving);
+            return;
+        }
+        let result = match (saving.fault, shard.snapshot_progress()) {
+            (Some(fault), _) => Err(SnapshotFailure::Write(fault)),
+            (None, SnapshotProgress::Aborted) => Err(SnapshotFailure::Aborted),
+            (None, SnapshotProgress::Finished(totals)) => {
+                Ok(SnapshotPart { base: saving.base.expect("it was begun"), totals })
+            }
+            (None, _) => {
+                self.saving = Some(saving);
+                return;
+            }
+        };
+        let (shard, id) = (self.parts.id.0, saving.order.id);
+        // The main thread outlives the workers.
+        let _ = self.parts.notices.send(Notice::SnapshotEnded(SnapshotEnd { shard, id, result }));
+    }
+
+    /// Begins the snapshot, and the log behind it. False: not yet.
+    fn begin_snapshot(&mut self, saving: &mut Saving) -> bool {
+        if self.log_ends || saving.order.log.is_some() && self.is_log_busy() {
+            return false;
+        }
+        let order = &mut saving.order;
+        if let Some(log) = order.log.take() {
+            self.begin_log(log, order.database);
+        }
+        let Parts { shard, .. } = &mut self.parts;
+        match shard.begin_snapshot(order.database, order.id, self.now) {
+            Ok(base) => saving.base = Some(base),
+            // Entries have to be marked first, which the shard does in slices.
+            Err(_) => return false,
+        }
+        true
+    }
+
+    /// A write of the snapshot has ended.
+    pub(super) fn snapshot_written(&mut self, key: Key, result: Result<(), WriteFault>) {
+        let saving = self.saving.as_mut().expect("a snapshot ends after its writes");
+        let slot = (key.slot - LogDriver::<Buffer>::SLOT - 1) as usize;
+        assert_eq!(key, saving.key(slot), "one snapshot is taken at a time");
+        let (offset, buffer) = saving.under_way[slot].take().expect("it was under way");
+        let Some(buffer) = Arc::into_inner(buffer) else { unreachable!("the ring has let go of it") };
+        let shard = &mut self.parts.shard;
+        shard.handle_snapshot_block_written(Block { snapshot: saving.order.id, offset, buffer });
+        if let Err(fault) = result {
+            saving.fault = Some(fault);
+            shard.abort_snapshot();
+        }
+    }
+
+    /// Begins a log, of a new generation, with what is changed from now on.
+    fn begin_log(&mut self, order: LogOrder, database: [u8; 16]) {
+        let LogOrder { lane, generation, salt, shards, sizes } = order;
+        let Parts { id, shard, log, .. } = &mut self.parts;
+        match (log.as_mut(), lane) {
+            (Some(driver), _) => {
+                driver.set_sizes(sizes);
+                driver.restart(generation, FIRST_SEGMENT);
+            }
+            (None, Some(lane)) => {
+                *log = Some(LogDriver::new(lane, SyncMethod::Linked, sizes, generation, FIRST_SEGMENT));
+            }
+            (None, None) => unreachable!("who has no lane is given one"),
+        }
+        let journal = shard.journal();
+        journal.begin(LogStart {
+            database,
+            generation,
+            shard: id.0,
+            shards,
+            segment: FIRST_SEGMENT,
+            salt,
+            next_lsn: Lsn(journal.last_lsn().0 + 1),
+            last_txid: journal.last_txid(),
+            segment_bytes: sizes.full_bytes,
+            first_segment_bytes: sizes.first_bytes,
+            previous: None,
+        });
+    }
+
+    /// Ends the log that was switched off, when all of it is on the disk.
+    pub(super) fn end_log(&mut self) {
+        if !self.log_ends {
+            return;
+        }
+        let Parts { id, shard, log, .. } = &mut self.parts;
+        let journal: &mut Journal = shard.journal();
+        let is_over = log.as_ref().is_none_or(|driver| driver.failure().is_some()) || journal.is_sealed();
+        if journal.is_on() && !is_over {
+            journal.seal();
+            return;
+        }
+        journal.end();
+        self.log_ends = false;
+        info!("shard {id} does not log any more");
+    }
+
+    fn is_log_busy(&self) -> bool {
+        self.parts.log.as_ref().is_some_and(|driver| driver.busy_since().is_some())
+    }
+}
+
+impl Saving {
+    fn key(&self, slot: usize) -> Key {
+        Key::new(LogDriver::<Buffer>::SLOT + 1 + slot as u32, self.number)
+    }
+}
