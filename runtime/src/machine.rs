@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use torc_engine::id::ShardId;
-use torc_engine::machine::{Machine, MachineFacts};
+use torc_engine::machine::{Machine, MachineFacts, SaveFacts, SaveKind, SaveRefused};
 
 use crate::limits::SLEEP_STEP;
 use crate::worker::Census;
@@ -92,6 +92,18 @@ impl Machine for HostMachine {
             thread::sleep(left.min(SLEEP_STEP));
         }
     }
+
+    fn begin_save(&mut self, _: SaveKind) -> Result<u64, SaveRefused> {
+        Err(SaveRefused::Unavailable)
+    }
+
+    fn schedule_save(&mut self, _: SaveKind) {}
+
+    fn saves(&mut self) -> SaveFacts {
+        SaveFacts::default()
+    }
+
+    fn publish_changes(&mut self, _: ShardId, _: u64, _: u64) {}
 
     fn facts(&mut self) -> MachineFacts {
         let uname = rustix::system::uname();

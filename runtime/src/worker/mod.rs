@@ -373,7 +373,7 @@ impl Worker {
         while let Some(event) = self.parts.shard.poll_event() {
             match event {
                 // The main thread outlives the workers.
-                Event::Shutdown => drop(self.parts.notices.send(Notice::Shutdown)),
+                Event::Shutdown { .. } => drop(self.parts.notices.send(Notice::Shutdown)),
             }
         }
     }
