@@ -30,6 +30,92 @@ pub trait Machine {
     fn facts(&mut self) -> MachineFacts;
     /// Holds the shard up for so long, for DEBUG SLEEP: less if the process is to stop.
     fn sleep(&mut self, time: Duration);
+    /// Begins to save all shards. [`Machine::saves`] says so before this returns; the runtime does it. Gives the save's
+    /// number, from 1 on.
+    fn begin_save(&mut self, kind: SaveKind) -> Result<u64, SaveRefused>;
+    /// Has a save begun as soon as the one that runs has ended.
+    fn schedule_save(&mut self, kind: SaveKind);
+    /// What is known of saves. Cheap: asked at ticks, and by commands.
+    fn saves(&mut self) -> SaveFacts;
+    /// Notes how many changes the shard has seen, and how many bytes it has given to its log, since the start of the
+    /// process. At ticks.
+    fn publish_changes(&mut self, shard: ShardId, changes: u64, log_bytes: u64);
+}
+
+/// Why all shards are saved. What is done is the same: a snapshot, and then the log before it is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaveKind {
+    /// SAVE, BGSAVE, a save point, or the end of the process.
+    Snapshot,
+    /// BGREWRITEAOF, or a log that has become long.
+    Rewrite,
+}
+
+/// Why no save begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaveRefused {
+    /// One is under way.
+    Running(SaveKind),
+    /// There is no data directory.
+    Unavailable,
+}
+
+/// What is known of saves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SaveFacts {
+    /// There is a data directory, so that there can be saves.
+    pub is_available: bool,
+    /// The one under way, and when it began, Unix seconds.
+    pub running: Option<(SaveKind, u64)>,
+    pub scheduled: Option<SaveKind>,
+    /// The number of the last that ended, well or not; 0: none has.
+    pub ended: u64,
+    /// The number of the last that failed; 0: none has.
+    pub failed: u64,
+    /// Good ones since the start, and those of them that were rewrites of the log.
+    pub saves: u64,
+    pub rewrites: u64,
+    /// When the last good one ended, or the process started, Unix seconds.
+    pub last_save_s: u64,
+    /// Whether the last one that ended was good, of either kind; true before any.
+    pub last_save_ok: bool,
+    pub last_rewrite_ok: bool,
+    /// How long the last one that ended took, of either kind, seconds.
+    pub last_save_took_s: Option<u64>,
+    pub last_rewrite_took_s: Option<u64>,
+    /// When one was begun last, Unix seconds; 0: none was.
+    pub last_attempt_s: u64,
+    pub failures_in_a_row: u32,
+    /// Of all shards, since the last good one.
+    pub changes: u64,
+    pub log_bytes: u64,
+    /// Size of the last good one, of all shards.
+    pub snapshot_bytes: u64,
+}
+
+impl Default for SaveFacts {
+    /// Nothing can be saved, and nothing was.
+    fn default() -> SaveFacts {
+        SaveFacts {
+            is_available: false,
+            running: None,
+            scheduled: None,
+            ended: 0,
+            failed: 0,
+            saves: 0,
+            rewrites: 0,
+            last_save_s: 0,
+            last_save_ok: true,
+            last_rewrite_ok: true,
+            last_save_took_s: None,
+            last_rewrite_took_s: None,
+            last_attempt_s: 0,
+            failures_in_a_row: 0,
+            changes: 0,
+            log_bytes: 0,
+            snapshot_bytes: 0,
+        }
+    }
 }
 
 /// Facts about the process for `INFO`.
@@ -59,4 +145,5 @@ pub struct MachineFacts {
     pub allocator: String,
     /// Clients connected to each shard, in shard order.
     pub clients: Vec<u32>,
+    pub saves: SaveFacts,
 }

@@ -6,11 +6,11 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -21,13 +21,14 @@ use torc_engine::config::{Config, Wakeup};
 use torc_engine::id::{Millis, ShardId};
 use torc_engine::limits::SHARD_BYTES_MIN;
 use torc_engine::log::End;
+use torc_engine::machine::SaveKind;
 use torc_engine::shard::Shard;
 use tracing::{info, warn};
 
-use crate::disk::Host;
-use crate::disk::pool::DiskThread;
 use crate::disk::start::{Opened, Seat, Source, StartError};
-use crate::limits::{FILES_RESERVED, MESH_PARCELS, SPIN_OUTSTANDING};
+use crate::limits::{
+    FILES_RESERVED, LOG_RESUME_RETRY, MESH_PARCELS, SHUTDOWN_MAX, SHUTDOWN_STEP, SPIN_OUTSTANDING,
+};
 use crate::listen::{self, ListenError};
 use crate::log::{self, LogError};
 use crate::machine::{HostMachine, Identity};
@@ -36,6 +37,7 @@ use crate::place::{self, PlaceError, Places};
 use crate::prefault::{self, Filler};
 use crate::probe::{self, ProbeError, Report};
 use crate::reaper::{self, Chute};
+use crate::saver::{Ledger, Saver, Wires};
 use crate::settings::Loaded;
 use crate::worker::{Bell, Census, Control, Door, Notice, Parts, Worker, event_descriptor};
 
@@ -56,6 +58,8 @@ pub enum BootError {
     Files { limit: u64 },
     #[error("cannot {step}: {source}")]
     Machine { step: &'static str, source: io::Error },
+    #[error("the snapshot before the end failed, as said above: what was changed after the last good one is lost")]
+    LastSave,
     #[error("cannot write the pid file {path}: {source}")]
     PidFile { path: String, source: io::Error },
 }
@@ -80,12 +84,13 @@ pub fn run(loaded: Loaded) -> Result<(), BootError> {
     watch_signals(notices.clone()).map_err(|source| BootError::Machine { step: "handle signals", source })?;
     // After the port, lest a second start take the file of the first away; before anybody is served.
     let pid_file = PidFile::write(&config.pidfile)?;
-    let crew = Crew::start(&config, file, &places, doors, wake_by_ring, notices, opened)?;
+    let mut crew = Crew::start(&config, file, &places, doors, wake_by_ring, notices, opened)?;
     announce(&config, &places, &addresses, &report, wake_by_ring);
 
-    wait_for_end(&noticed);
-    crew.stop();
+    let save = crew.lead(&noticed);
+    let stopped = crew.stop(&noticed, save);
     drop(pid_file);
+    stopped?;
     info!("stopped");
     Ok(())
 }
@@ -194,23 +199,19 @@ fn watch_signals(notices: Sender<Notice>) -> io::Result<()> {
     thread::Builder::new().name("torc-signals".into()).spawn(watch).map(drop)
 }
 
-fn wait_for_end(noticed: &Receiver<Notice>) {
-    match noticed.recv() {
-        Ok(Notice::Shutdown) => info!("a client asked for SHUTDOWN, stopping"),
-        Ok(Notice::Signal(SIGINT)) => info!("SIGINT received, stopping"),
-        Ok(Notice::Signal(_)) => info!("SIGTERM received, stopping"),
-        Err(_) => fatal("the threads that give notice are gone"),
-    }
-}
-
 /// The workers and the means to speak to them.
 struct Crew {
     threads: Vec<JoinHandle<()>>,
-    controls: Vec<Sender<Control>>,
-    bells: Arc<Vec<Bell>>,
     census: Arc<Census>,
-    /// The disk's thread, if changes are logged.
-    disk: Option<DiskThread<Host>>,
+    saver: Saver,
+    settings: DirectorySettings,
+}
+
+/// What the data directory is opened with.
+struct DirectorySettings {
+    path: PathBuf,
+    segment_bytes: u64,
+    cores: Vec<usize>,
 }
 
 /// What a worker is given before it can exist: the rings must be made by their own threads, and each worker must know the
@@ -263,6 +264,7 @@ impl Crew {
         let filler = config.prefault.then(|| prefault::start(&places.cores)).transpose();
         let filler = filler.map_err(|source| BootError::Machine { step: "start a thread", source })?;
         let identity = Arc::new(Identity::new(config_file, random));
+        let ledger = Arc::new(Ledger::new(shards, notices.clone()));
         let spin_outstanding = if places.crowded { Duration::ZERO } else { SPIN_OUTSTANDING };
 
         let mut sources = opened.as_ref().map(Opened::sources).transpose()?.into_iter().flatten();
@@ -286,7 +288,7 @@ impl Crew {
                 filler: filler.clone(),
                 control: orders,
                 notices: notices.clone(),
-                machine: HostMachine::new(identity.clone(), census.clone()),
+                machine: HostMachine::new(identity.clone(), census.clone(), ledger.clone()),
                 source: sources.next(),
                 ready: ready.clone(),
                 bells,
@@ -307,38 +309,146 @@ impl Crew {
         let bell = |ring| event_descriptor().map(|event: OwnedFd| Bell { ring, event });
         let bells: io::Result<Vec<Bell>> = rings.into_iter().map(bell).collect();
         let bells = Arc::new(bells.map_err(|source| BootError::Machine { step: "make event descriptors", source })?);
-        let (mut disk, mut seats) = (None, Vec::new());
+        let settings = DirectorySettings {
+            path: PathBuf::from(&config.dir),
+            segment_bytes: config.segment_bytes,
+            cores: places.cores.clone(),
+        };
+        let (mut folder, mut seats) = (None, Vec::new());
         if let Some(opened) = opened {
             let ends: Vec<End> = ends.into_iter().flatten().collect();
-            let bells = bells.clone();
-            let wake = move |shard: u16| bells[usize::from(shard)].notify();
-            let (thread, seated) = opened.begin(&ends, config.segment_bytes, &places.cores, wake)?;
-            (disk, seats) = (Some(thread), seated);
+            let (begun, seated) = opened.begin(&ends, config.segment_bytes, &places.cores, wake(&bells))?;
+            (folder, seats) = (Some(begun), seated);
         }
         let mut seats = seats.into_iter();
         for worker in waiting {
             // A worker that is gone has taken the process with it.
             let _ = worker.send((bells.clone(), seats.next()));
         }
-        Ok(Crew { threads, controls, bells, census, disk })
+        let wires = Wires { controls, bells, notices };
+        Ok(Crew { threads, census, saver: Saver::new(ledger, wires, folder), settings })
     }
 
-    /// Asks all workers to stop and waits for them.
-    fn stop(self) {
-        self.census.announce_stop();
-        for (control, bell) in self.controls.iter().zip(self.bells.iter()) {
-            let _ = control.send(Control::Stop);
-            bell.notify();
+    /// Leads saves until there is a reason to stop. Gives whether to save before: None leaves that to the settings.
+    fn lead(&mut self, noticed: &Receiver<Notice>) -> Option<bool> {
+        let mut retry_at: Option<Instant> = None;
+        loop {
+            let notice = match retry_at {
+                None => noticed.recv().map_err(RecvTimeoutError::from),
+                Some(at) => noticed.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            match notice {
+                Ok(Notice::Shutdown { save }) => {
+                    info!("a client asked for SHUTDOWN, stopping");
+                    return save;
+                }
+                Ok(Notice::Signal(signal)) => {
+                    info!("{} received, stopping", if signal == SIGINT { "SIGINT" } else { "SIGTERM" });
+                    return None;
+                }
+                Ok(Notice::AppendOnly(true)) => {
+                    (0..self.threads.len()).for_each(|shard| self.saver.want_log(shard));
+                    self.saver.ledger().schedule(SaveKind::Rewrite);
+                }
+                Ok(Notice::AppendOnly(false)) => {
+                    self.saver.want_no_logs();
+                    self.saver.wires().tell_all(|| Control::EndLog);
+                }
+                Ok(Notice::LogFailed(shard)) => {
+                    self.saver.want_log(usize::from(shard));
+                    self.saver.ledger().schedule(SaveKind::Rewrite);
+                }
+                Ok(notice) => self.save_on(notice),
+                Err(RecvTimeoutError::Timeout) => self.saver.ledger().schedule(SaveKind::Rewrite),
+                Err(RecvTimeoutError::Disconnected) => fatal("the threads that give notice are gone"),
+            }
+            // A save that was to begin a log, and failed.
+            let waits = self.saver.wants_logs() && !self.saver.is_busy();
+            retry_at = waits.then(|| retry_at.filter(|&at| at > Instant::now()).unwrap_or(Instant::now() + LOG_RESUME_RETRY));
         }
+    }
+
+    /// Goes on with saves.
+    fn save_on(&mut self, notice: Notice) {
+        match notice {
+            Notice::Save => self.begin_save(),
+            Notice::SaveStep(step) => self.saver.handle_step(step),
+            Notice::SnapshotEnded(end) => self.saver.handle_part(end),
+            // Whoever stops is asked for nothing else.
+            _ => return,
+        }
+        if !self.saver.is_busy() && self.saver.ledger().begin_scheduled() {
+            self.begin_save();
+        }
+    }
+
+    fn begin_save(&mut self) {
+        let DirectorySettings { path, segment_bytes, cores } = &self.settings;
+        let bells = self.saver.wires().bells.clone();
+        self.saver.begin(|| Opened::open_unused(path, cores.len())?.serve(*segment_bytes, cores, wake(&bells)));
+    }
+
+    /// Asks all workers to stop and waits for them; a last save is taken before, if that is wanted.
+    fn stop(mut self, noticed: &Receiver<Notice>, save: Option<bool>) -> Result<(), BootError> {
+        self.census.announce_stop();
+        self.saver.wires().tell_all(|| Control::Stop { save });
+        let deadline = Instant::now() + SHUTDOWN_MAX;
+        let (mut stopping, mut saves) = (0, false);
+        while stopping < self.threads.len() {
+            match noticed.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Notice::Stopping { saves: wanted }) => (stopping, saves) = (stopping + 1, saves | wanted),
+                Ok(notice) => self.save_on(notice),
+                Err(_) => break,
+            }
+        }
+        let saved = match saves {
+            true => self.save_last(noticed, deadline),
+            false => {
+                self.saver.abort();
+                Ok(())
+            }
+        };
+        self.saver.wires().tell_all(|| Control::End);
         for thread in self.threads {
             if thread.join().is_err() {
                 fatal("a worker panicked while stopping");
             }
         }
-        if self.disk.is_some_and(|disk| !disk.stop()) {
+        if !self.saver.stop() {
             fatal("the disk's thread panicked");
         }
+        saved
     }
+
+    /// Takes a snapshot of what there is when nobody is owed anything any more.
+    fn save_last(&mut self, noticed: &Receiver<Notice>, deadline: Instant) -> Result<(), BootError> {
+        let go_on = |crew: &mut Crew| match noticed.recv_timeout(SHUTDOWN_STEP) {
+            Ok(notice) => crew.save_on(notice),
+            Err(_) => {}
+        };
+        while self.saver.is_busy() || !self.census.all_drained() && Instant::now() < deadline {
+            go_on(self);
+        }
+        let ledger = self.saver.ledger().clone();
+        // If one was begun meanwhile it is of this moment too: nothing changes any more.
+        let number = match ledger.begin(SaveKind::Snapshot) {
+            Ok(number) => number,
+            Err(_) => ledger.facts().ended + 1,
+        };
+        while ledger.facts().ended < number {
+            go_on(self);
+        }
+        match ledger.facts().failed == number {
+            true => Err(BootError::LastSave),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What the disk's thread wakes a shard by.
+fn wake(bells: &Arc<Vec<Bell>>) -> impl Fn(u16) + Send + 'static {
+    let bells = bells.clone();
+    move |shard| bells[usize::from(shard)].notify()
 }
 
 /// The thread of a worker.

@@ -18,5 +18,6 @@ pub mod probe;
 pub mod reaper;
 #[allow(unsafe_code)]
 pub mod ring;
+pub mod saver;
 pub mod settings;
 pub mod worker;

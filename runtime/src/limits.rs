@@ -65,6 +65,13 @@ pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// How often a shard sums up the client buffers of the others.
 pub const BUFFERS_OTHERS_MS: u64 = 10;
 
+/// Blocks of a snapshot that one shard has under way to the disk at a time.
+pub const SNAPSHOT_WRITES_MAX: usize = 4;
+/// How often a save is begun anew because keys were flushed while it was taken.
+pub const SNAPSHOT_RESTARTS_MAX: u32 = 16;
+/// How soon a save is tried again that is to begin the log of a shard.
+pub const LOG_RESUME_RETRY: Duration = Duration::from_secs(5);
+
 /// How often a shard that loads says how far it is.
 pub const LOAD_LOG_INTERVAL: Duration = Duration::from_secs(1);
 

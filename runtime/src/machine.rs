@@ -6,9 +6,10 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use torc_engine::id::ShardId;
-use torc_engine::machine::{Machine, MachineFacts};
+use torc_engine::machine::{Machine, MachineFacts, SaveFacts, SaveKind, SaveRefused};
 
 use crate::limits::SLEEP_STEP;
+use crate::saver::Ledger;
 use crate::worker::Census;
 
 /// What never changes while the process runs.
@@ -38,11 +39,12 @@ impl Identity {
 pub struct HostMachine {
     identity: Arc<Identity>,
     census: Arc<Census>,
+    ledger: Arc<Ledger>,
 }
 
 impl HostMachine {
-    pub fn new(identity: Arc<Identity>, census: Arc<Census>) -> HostMachine {
-        HostMachine { identity, census }
+    pub fn new(identity: Arc<Identity>, census: Arc<Census>, ledger: Arc<Ledger>) -> HostMachine {
+        HostMachine { identity, census, ledger }
     }
 }
 
@@ -93,6 +95,22 @@ impl Machine for HostMachine {
         }
     }
 
+    fn begin_save(&mut self, kind: SaveKind) -> Result<u64, SaveRefused> {
+        self.ledger.begin(kind)
+    }
+
+    fn schedule_save(&mut self, kind: SaveKind) {
+        self.ledger.schedule(kind);
+    }
+
+    fn saves(&mut self) -> SaveFacts {
+        self.ledger.facts()
+    }
+
+    fn publish_changes(&mut self, shard: ShardId, changes: u64, log_bytes: u64) {
+        self.ledger.publish(shard, changes, log_bytes);
+    }
+
     fn facts(&mut self) -> MachineFacts {
         let uname = rustix::system::uname();
         let text = |name: &std::ffi::CStr| name.to_string_lossy().into_owned();
@@ -102,6 +120,7 @@ impl Machine for HostMachine {
         let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
         let memory = rustix::system::sysinfo();
         MachineFacts {
+            saves: self.ledger.facts(),
             os: format!("{} {} {}", text(uname.sysname()), text(uname.release()), text(uname.machine())),
             process_id: std::process::id(),
             executable: self.identity.executable.clone(),
@@ -148,7 +167,8 @@ mod tests {
     #[test]
     fn facts_are_filled_in() {
         let identity = Identity::new("/etc/torc.conf".into(), [0xab; 20]);
-        let mut machine = HostMachine::new(Arc::new(identity), Arc::new(Census::new(2)));
+        let ledger = Arc::new(Ledger::new(2, std::sync::mpsc::channel().0));
+        let mut machine = HostMachine::new(Arc::new(identity), Arc::new(Census::new(2)), ledger);
         let facts = machine.facts();
         assert!(facts.os.starts_with("Linux "), "{}", facts.os);
         assert_eq!(facts.run_id, "ab".repeat(20));

@@ -21,6 +21,7 @@ mod keys;
 mod memory;
 mod object;
 mod parse;
+mod persistence;
 mod report;
 mod scan;
 mod server;

@@ -58,11 +58,12 @@ fn shutdown(home: &mut Home<'_>) -> Result {
     if abort {
         return Err(Error::Text("ERR No shutdown in progress."));
     }
-    if save {
-        return Err(Error::Text("ERR SHUTDOWN SAVE is refused: Torc has no snapshots yet; use SHUTDOWN NOSAVE"));
+    if save && !home.machine.saves().is_available {
+        return Err(super::persistence::UNAVAILABLE);
     }
     // No reply: the connection ends when the process does.
     home.client.quit = true;
-    home.events.push_back(Event::Shutdown);
+    let save = if nosave { Some(false) } else { save.then_some(true) };
+    home.events.push_back(Event::Shutdown { save });
     Ok(Outcome::Done)
 }

@@ -124,8 +124,9 @@ pub struct Journal {
     last_lsn: Lsn,
     start: Option<LogStart>,
     queue: VecDeque<Queued>,
-    /// Bytes queued or in flight.
+    /// Bytes queued or in flight, and all that ever were.
     queued_bytes: usize,
+    queued_bytes_ever: u64,
     in_flight: Option<InFlight>,
     written_lsn: Lsn,
     durable_lsn: Lsn,
@@ -224,6 +225,7 @@ impl Journal {
             handed_txid: start.last_txid,
             start: Some(start),
             spare: std::mem::take(&mut self.spare),
+            queued_bytes_ever: self.queued_bytes_ever,
             ..Journal::default()
         };
         // The header of the first segment goes alone.
@@ -234,8 +236,9 @@ impl Journal {
     /// Nothing is logged any more. Nothing may be in flight; what is not written is dropped. Another log may begin.
     pub fn end(&mut self) {
         assert!(self.in_flight.is_none(), "what is in flight belongs to the log");
-        let Journal { last_lsn, last_txid, .. } = *self;
-        *self = Journal { last_lsn, last_txid, written_lsn: last_lsn, durable_lsn: last_lsn, ..Journal::default() };
+        let Journal { last_lsn, last_txid, queued_bytes_ever, .. } = *self;
+        let (written_lsn, durable_lsn) = (last_lsn, last_lsn);
+        *self = Journal { last_lsn, last_txid, queued_bytes_ever, written_lsn, durable_lsn, ..Journal::default() };
     }
 
     /// A key has this value. `expire_ms` 0: never. Version: if it has one.
@@ -317,6 +320,16 @@ impl Journal {
     /// The segment that records go to, which the next one may be made ready behind. None before [`Journal::begin`].
     pub fn segment(&self) -> Option<u64> {
         self.start.map(|_| self.open.segment)
+    }
+
+    /// The generation and the segment that the next record goes to, if not to a later segment. None while it is off.
+    pub fn position(&self) -> Option<(u64, u64)> {
+        self.start.filter(|_| self.is_on).map(|start| (start.generation, self.open.segment))
+    }
+
+    /// Bytes that were given out to be written, or are about to be, since the start of the process.
+    pub fn logged_bytes(&self) -> u64 {
+        self.queued_bytes_ever + self.open.at as u64
     }
 
     /// Bytes that are not written, those of the write in flight included
@@ -569,6 +582,7 @@ impl Journal {
         }
         buffer.set_len(len);
         self.queued_bytes += len;
+        self.queued_bytes_ever += len as u64;
         let first_lsn = Lsn(self.queue.back().map_or(self.handed_lsn(), |before| before.last_lsn).0 + 1);
         self.queue.push_back(Queued {
             segment: self.open.segment,

@@ -18,6 +18,7 @@ mod garbage;
 mod gate;
 mod links;
 mod replies;
+mod save;
 mod sessions;
 mod timers;
 mod turn;
@@ -44,6 +45,7 @@ use durable::HeldReplies;
 use fanout::{Fanout, Fanouts};
 use links::Links;
 use replies::BufferPool;
+pub use save::SnapshotBase;
 use sessions::{Session, Sessions};
 use timers::Timers;
 use turn::Batch;
@@ -91,8 +93,8 @@ pub enum Close {
 /// Something for the whole process.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A client asked for SHUTDOWN.
-    Shutdown,
+    /// A client asked for SHUTDOWN, with a save before, without one, or with one if there are save points (None).
+    Shutdown { save: Option<bool> },
     /// Changes are to be logged from now on, or not any more.
     AppendOnly(bool),
 }
@@ -171,6 +173,8 @@ struct Core {
     random: Random,
     budget: Budget,
     writes: Writes,
+    /// What is known of saves may have changed.
+    look_at_saves: bool,
     /// Commands executed, for sampling durations.
     executed: u64,
 }
@@ -190,6 +194,7 @@ impl Shard {
             random: Random(seed[0] ^ (id.0 as u64) << 48),
             budget: Budget::new(),
             writes: Writes::Allowed,
+            look_at_saves: false,
             executed: 0,
         };
         core.config_changed();

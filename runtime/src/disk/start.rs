@@ -24,7 +24,7 @@ use crate::limits::{LOAD_LOG_INTERVAL, POOL_FILES_PER_SHARD};
 use crate::ring::{SyncMethod, WriteStep};
 
 /// The number of the first segment of a generation.
-const FIRST_SEGMENT: u64 = 1;
+pub const FIRST_SEGMENT: u64 = 1;
 
 /// Why a process that is to log does not start.
 #[derive(Debug, Error)]
@@ -41,6 +41,11 @@ pub enum StartError {
          (--cores), or name another directory (--dir)"
     )]
     Shards { directory: PathBuf, written: usize, wanted: usize },
+    #[error(
+        "the data directory {directory} has keys that this process has not loaded, as persistence was off when it was \
+         started: start it with appendonly yes or with save points, or name an empty directory (--dir)"
+    )]
+    NotLoaded { directory: PathBuf },
     #[error("cannot {step}: {source}")]
     Machine { step: &'static str, source: std::io::Error },
 }
@@ -50,6 +55,18 @@ pub struct Opened {
     directory: Directory<Host>,
     database: [u8; 16],
     shards: usize,
+}
+
+/// The data directory, served by the disk's thread.
+pub struct Folder {
+    pub thread: DiskThread<Host>,
+    /// By shard; None when the shard has it.
+    pub lanes: Vec<Option<Lane<Host>>>,
+    pub database: [u8; 16],
+    /// The generation of the logs, or of what was saved last.
+    pub generation: u64,
+    pub pool: PoolSize,
+    pub sizes: SegmentSizes,
 }
 
 /// What the disk has of one shard.
@@ -105,10 +122,8 @@ impl Opened {
         segment_bytes: u64,
         shard_cores: &[usize],
         wake: impl Fn(u16) + Send + 'static,
-    ) -> Result<(DiskThread<Host>, Vec<Seat>), StartError> {
-        let segment_bytes = segment_bytes.next_multiple_of(4096);
-        let sizes = SegmentSizes { first_bytes: LOG_SEGMENT_FIRST_BYTES.min(segment_bytes), full_bytes: segment_bytes };
-        let pool = PoolSize { segment_bytes, files: POOL_FILES_PER_SHARD * self.shards };
+    ) -> Result<(Folder, Vec<Seat>), StartError> {
+        let (sizes, pool) = sizes(segment_bytes, self.shards);
         let generation = self.directory.next_generation();
         let mut shards = Vec::new();
         for (shard, end) in ends.iter().enumerate() {
@@ -137,7 +152,31 @@ impl Opened {
             let _ = told.send(directory.switch(manifest));
         });
         switched.recv().expect("the thread answers")?;
-        Ok((thread, seats))
+        let lanes = shard_cores.iter().map(|_| None).collect();
+        Ok((Folder { thread, lanes, database, generation, pool, sizes }, seats))
+    }
+
+    /// Opens a directory that nothing was loaded from, for saves: there must be nothing in it.
+    pub fn open_unused(path: &Path, shards: usize) -> Result<Opened, StartError> {
+        let opened = Opened::open(path, shards)?;
+        match opened.directory.manifest() {
+            Some(_) => Err(StartError::NotLoaded { directory: path.to_owned() }),
+            None => Ok(opened),
+        }
+    }
+
+    /// Has the disk's thread serve the directory, without logs.
+    pub fn serve(
+        self,
+        segment_bytes: u64,
+        shard_cores: &[usize],
+        wake: impl Fn(u16) + Send + 'static,
+    ) -> Result<Folder, StartError> {
+        let (sizes, pool) = sizes(segment_bytes, self.shards);
+        let (database, generation) = (self.database, self.directory.next_generation());
+        let machine = |source| StartError::Machine { step: "start a thread", source };
+        let (thread, lanes) = pool::start(self.directory, pool, shard_cores, wake).map_err(machine)?;
+        Ok(Folder { thread, lanes: lanes.into_iter().map(Some).collect(), database, generation, pool, sizes })
     }
 
     /// Cuts the torn tail of a shard's log off and removes what is behind its end. Gives what the manifest says of the shard.
@@ -187,6 +226,13 @@ impl Opened {
     }
 }
 
+/// The sizes of segments, and what is kept of free ones.
+fn sizes(segment_bytes: u64, shards: usize) -> (SegmentSizes, PoolSize) {
+    let segment_bytes = segment_bytes.next_multiple_of(4096);
+    let sizes = SegmentSizes { first_bytes: LOG_SEGMENT_FIRST_BYTES.min(segment_bytes), full_bytes: segment_bytes };
+    (sizes, PoolSize { segment_bytes, files: POOL_FILES_PER_SHARD * shards })
+}
+
 fn seat(
     lane: Lane<Host>,
     end: &End,
@@ -201,7 +247,7 @@ fn seat(
         shard: lane.shard(),
         shards,
         segment: FIRST_SEGMENT,
-        salt: u64::from_le_bytes(random()?),
+        salt: salt(),
         next_lsn: Lsn(end.last_lsn.0 + 1),
         last_txid: end.last_txid,
         segment_bytes: sizes.full_bytes,
@@ -276,6 +322,12 @@ fn random<const N: usize>() -> Result<[u8; N], StartError> {
             .map_err(|errno| StartError::Machine { step: "get random bytes", source: errno.into() })?;
     }
     Ok(bytes)
+}
+
+/// What tells the batches of one log from those of another that used the same file. They also differ in generation, so
+/// without random numbers the clock will do.
+pub fn salt() -> u64 {
+    random().map_or_else(|_| wall_ms(), u64::from_le_bytes)
 }
 
 fn wall_ms() -> u64 {

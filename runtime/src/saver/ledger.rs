@@ -88,14 +88,15 @@ impl Ledger {
         let saving = state.saving;
         let facts = &mut state.facts;
         facts.ended += 1;
-        match kind {
-            SaveKind::Snapshot => (facts.last_save_ok, facts.last_save_took_s) = (bytes.is_some(), took),
-            SaveKind::Rewrite => (facts.last_rewrite_ok, facts.last_rewrite_took_s) = (bytes.is_some(), took),
+        (facts.last_save_ok, facts.last_save_took_s) = (bytes.is_some(), took);
+        if kind == SaveKind::Rewrite {
+            (facts.last_rewrite_ok, facts.last_rewrite_took_s) = (bytes.is_some(), took);
         }
         match bytes {
             Some(bytes) => {
                 (facts.last_save_s, facts.snapshot_bytes, facts.failures_in_a_row) = (now, bytes, 0);
                 facts.saves += 1;
+                facts.rewrites += u64::from(kind == SaveKind::Rewrite);
                 state.saved = saving;
             }
             None => {
@@ -180,7 +181,7 @@ mod tests {
         ledger.end(None);
         let facts = ledger.facts();
         assert_eq!((facts.ended, facts.failed, facts.failures_in_a_row, facts.changes), (2, 2, 1, 1));
-        assert!(facts.last_save_ok && !facts.last_rewrite_ok);
+        assert!(!facts.last_save_ok && !facts.last_rewrite_ok);
         assert_eq!(ledger.begin(SaveKind::Snapshot), Ok(3));
         ledger.end(Some(1));
         assert_eq!(ledger.facts().failures_in_a_row, 0);

@@ -12,7 +12,6 @@
 mod ledger;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -20,27 +19,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use torc_engine::log::manifest::{Manifest, ShardManifest};
 use tracing::{error, info, warn};
 
-use crate::disk::directory::PoolSize;
-use crate::disk::log::SegmentSizes;
-use crate::disk::pool::{DiskThread, Lane};
-use crate::disk::start::{self, StartError};
+use crate::disk::start::{self, Folder, StartError};
 use crate::disk::{DiskError, Host, SnapshotId};
 use crate::limits::SNAPSHOT_RESTARTS_MAX;
 use crate::worker::{Bell, Control, LogOrder, Notice, SnapshotEnd, SnapshotFailure, SnapshotOrder, SnapshotPart};
 
 pub use ledger::Ledger;
-
-/// The open data directory, with what a save has to know of it.
-pub struct Folder {
-    pub thread: DiskThread<Host>,
-    /// By shard; None when the shard has it.
-    pub lanes: Vec<Option<Lane<Host>>>,
-    pub database: [u8; 16],
-    /// The generation of the logs, or of what was saved last.
-    pub generation: u64,
-    pub pool: PoolSize,
-    pub sizes: SegmentSizes,
-}
 
 /// How the shards are reached.
 pub struct Wires {
@@ -84,7 +68,8 @@ pub enum SaveStep {
 enum State {
     Idle,
     Making,
-    Writing { id: u64, generation: u64, parts: Vec<Option<Result<SnapshotPart, SnapshotFailure>>> },
+    /// `fresh`: a generation that no log has.
+    Writing { id: u64, fresh: u64, parts: Vec<Option<Result<SnapshotPart, SnapshotFailure>>> },
     Switching { bytes: u64, entries: u64 },
 }
 
@@ -92,7 +77,6 @@ enum State {
 pub struct Saver {
     ledger: Arc<Ledger>,
     wires: Wires,
-    path: PathBuf,
     folder: Option<Folder>,
     state: State,
     began: Instant,
@@ -104,13 +88,12 @@ pub struct Saver {
 }
 
 impl Saver {
-    /// `folder` is None if persistence is off; a save then opens the directory at `path`, if nothing is in it.
-    pub fn new(ledger: Arc<Ledger>, wires: Wires, path: &Path, folder: Option<Folder>) -> Saver {
+    /// `folder` is None if persistence is off; the first save opens it then.
+    pub fn new(ledger: Arc<Ledger>, wires: Wires, folder: Option<Folder>) -> Saver {
         let shards = wires.controls.len();
         Saver {
             ledger,
             wires,
-            path: path.to_owned(),
             folder,
             state: State::Idle,
             began: Instant::now(),
@@ -147,9 +130,24 @@ impl Saver {
         self.wants_log[shard] = true;
     }
 
+    /// No log is to begin any more.
+    pub fn want_no_logs(&mut self) {
+        self.wants_log.fill(false);
+        if matches!(self.state, State::Making) {
+            self.begins_log.fill(false);
+        }
+    }
+
     /// Whether a shard waits for a save that begins its log.
     pub fn wants_logs(&self) -> bool {
         self.wants_log.contains(&true)
+    }
+
+    /// Gives up what is under way, as far as shards are at it: the process is to end.
+    pub fn abort(&mut self) {
+        if let State::Writing { id, .. } = self.state {
+            self.wires.tell_all(|| Control::AbortSnapshot(id));
+        }
     }
 
     pub fn wires(&self) -> &Wires {
@@ -217,7 +215,7 @@ impl Saver {
             });
             self.wires.tell(shard, Control::Snapshot(Box::new(SnapshotOrder { id, database: folder.database, file, log })));
         }
-        self.state = State::Writing { id, generation: folder.generation, parts: (0..shards).map(|_| None).collect() };
+        self.state = State::Writing { id, fresh: generation, parts: (0..shards).map(|_| None).collect() };
     }
 
     /// A shard has written its part, or has not.
@@ -241,10 +239,10 @@ impl Saver {
 
     /// All parts have ended.
     fn conclude(&mut self) {
-        let State::Writing { id, generation, parts } = std::mem::replace(&mut self.state, State::Idle) else {
+        let State::Writing { id, fresh, parts } = std::mem::replace(&mut self.state, State::Idle) else {
             unreachable!("parts were awaited")
         };
-        let Some(folder) = &self.folder else { unreachable!("it was opened") };
+        let Some(folder) = &mut self.folder else { unreachable!("it was opened") };
         let caller = folder.thread.caller();
         let shards = parts.len() as u16;
         let has_failed = parts.iter().flatten().any(|part| matches!(part, Err(SnapshotFailure::Write(_))));
@@ -265,10 +263,20 @@ impl Saver {
                 }
             };
         };
+        if parts.iter().any(|part| part.base.segment.is_none()) {
+            folder.generation = folder.generation.max(fresh);
+        }
+        let generation = folder.generation;
         let of = |part: &SnapshotPart| {
             // Segments are counted from 1: there is no log behind it.
             let (first_generation, first_segment) = part.base.segment.unwrap_or((generation, 0));
-            ShardManifest { snapshot: Some(id), base_lsn: part.base.base_lsn, first_generation, first_segment }
+            ShardManifest {
+                snapshot: Some(id),
+                base_lsn: part.base.base_lsn,
+                first_generation,
+                first_segment,
+                next_keyspace: 0,
+            }
         };
         let manifest = Manifest {
             number: 0,

@@ -7,7 +7,7 @@ use torc_engine::log::FsyncPolicy;
 use torc_engine::shard::Writes;
 use tracing::{error, info, warn};
 
-use super::{Parts, Worker, WorkerError};
+use super::{Notice, Parts, Worker, WorkerError};
 use crate::disk::pool::Space;
 use crate::disk::start::Policed;
 use crate::limits::SHUTDOWN_MAX;
@@ -27,8 +27,10 @@ impl Worker {
             }
             if !self.log_failed {
                 self.log_failed = true;
-                error!("{failure}; writes are refused until Torc is started again, reads go on");
+                error!("{failure}; writes are refused until a snapshot is taken and a log begun behind it, reads go on");
                 shard.set_writes(Writes::Refused);
+                // The main thread outlives the workers.
+                let _ = self.parts.notices.send(Notice::LogFailed(self.parts.id.0));
             }
             return Ok(());
         }
@@ -45,6 +47,14 @@ impl Worker {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The log that was begun after a failure counts: writes go on.
+    pub(super) fn resume_writes(&mut self) {
+        if std::mem::take(&mut self.log_failed) {
+            info!("a log was begun behind a snapshot: writes go on");
+            self.parts.shard.set_writes(Writes::Allowed);
+        }
     }
 
     /// A write of the log has ended.

@@ -15,6 +15,7 @@ mod accept;
 mod connection;
 mod log;
 mod peers;
+mod snapshot;
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,33 +30,61 @@ use torc_engine::log::Buffer;
 use torc_engine::machine::Machine;
 use torc_engine::shard::{Close, Event, Input, Shard};
 
+use crate::disk::Host;
 use crate::disk::log::{LogDriver, LogFailure};
+use crate::disk::pool::Lane;
 use crate::limits::*;
 use crate::machine::HostMachine;
 use crate::mesh::{Parcel, Port};
 use crate::prefault::Filler;
 use crate::reaper::Chute;
+use crate::saver::SaveStep;
 use crate::ring::{BufferId, Completion, Errno, Key, Received, Ring, collect_free};
 use accept::Listener;
 use connection::{Connections, Receive, key, send};
+use snapshot::Saving;
 
 pub use accept::Door;
 pub use peers::{Bell, Census, event_descriptor};
+pub use snapshot::{LogOrder, SnapshotEnd, SnapshotFailure, SnapshotOrder, SnapshotPart};
 
 /// What the main thread tells a worker.
 #[derive(Debug)]
 pub enum Control {
-    /// Stop accepting, finish, flush, end.
-    Stop,
+    /// Stop accepting, finish, flush, end. With a save before, without one, or with one if there are save points and no log
+    /// (None): then the end waits for `End`.
+    Stop { save: Option<bool> },
+    /// The save before the end is over.
+    End,
+    /// Take a snapshot.
+    Snapshot(Box<SnapshotOrder>),
+    /// Give the snapshot with this number up, if it is still being taken.
+    AbortSnapshot(u64),
+    /// A save of all shards has ended; the log that was begun with it counts from now on.
+    SaveEnded { log_resumed: bool },
+    /// Changes are not to be logged any more.
+    EndLog,
 }
 
 /// What a worker or the signal thread tells the main thread.
 #[derive(Debug)]
 pub enum Notice {
-    /// A client asked for SHUTDOWN.
-    Shutdown,
+    /// A client asked for SHUTDOWN, with a save before, without, or with one if there are save points (None).
+    Shutdown { save: Option<bool> },
     /// A signal came.
     Signal(i32),
+    /// A shard stops; it waits for a last save or not.
+    Stopping { saves: bool },
+    /// A save was begun in the ledger.
+    Save,
+    /// The disk's thread has done a step of a save.
+    SaveStep(SaveStep),
+    /// A shard's part of a snapshot has ended.
+    SnapshotEnded(SnapshotEnd),
+    /// Changes are to be logged from now on, or not any more.
+    AppendOnly(bool),
+    /// The log of a shard has failed, and takes nothing more.
+    LogFailed(u16),
 }
 
 /// Why a worker, and the process with it, ends.
@@ -127,8 +156,17 @@ pub struct Worker {
     accept_logged_at: Millis,
     /// That the log failed has been said.
     log_failed: bool,
+    /// The log was switched off, and its end is not on the disk yet.
+    log_ends: bool,
+    /// The way to the disk's thread, of a shard that was to log and did not come to it.
+    spare_lane: Option<Lane<Host>>,
+    /// The snapshot that is being taken, and how many there were.
+    saving: Option<Saving>,
+    snapshots: u32,
     /// When a stop gives up waiting; Some once asked to stop.
     stop_at: Option<Instant>,
+    /// One more snapshot is taken before the end.
+    stop_saves: bool,
     drained: bool,
 }
 
@@ -157,7 +195,12 @@ impl Worker {
             buffers_others_at: Millis(0),
             accept_logged_at: Millis(0),
             log_failed: false,
+            log_ends: false,
+            spare_lane: None,
+            saving: None,
+            snapshots: 0,
             stop_at: None,
+            stop_saves: false,
             drained: false,
         }
     }
@@ -180,6 +223,8 @@ impl Worker {
             self.inputs.clear();
             self.return_buffers();
             self.serve_log()?;
+            self.serve_snapshot();
+            self.end_log();
 
             self.send_frames();
             self.settle();
@@ -233,7 +278,10 @@ impl Worker {
                 }
                 // The peer's ring is full or closed: its event descriptor reaches it all the same.
                 Completion::Undelivered { peer, .. } => self.parts.bells[peer as usize].notify(),
-                Completion::Written { key, result } => self.log_written(key, result),
+                Completion::Written { key, result } if key.slot == LogDriver::<Buffer>::SLOT => {
+                    self.log_written(key, result);
+                }
+                Completion::Written { key, result } => self.snapshot_written(key, result),
                 Completion::Synced { key, result } => self.log_synced(key, result),
             }
         }
@@ -294,7 +342,9 @@ impl Worker {
         }
         while let Ok(order) = self.parts.control.try_recv() {
             match order {
-                Control::Stop => self.stop(),
+                Control::Stop { save } => self.stop(save),
+                Control::End => self.stop_saves = false,
+                order => self.take_save_order(order),
             }
         }
     }
@@ -373,7 +423,8 @@ impl Worker {
         while let Some(event) = self.parts.shard.poll_event() {
             match event {
                 // The main thread outlives the workers.
-                Event::Shutdown => drop(self.parts.notices.send(Notice::Shutdown)),
+                Event::Shutdown { save } => drop(self.parts.notices.send(Notice::Shutdown { save })),
+                Event::AppendOnly(wanted) => drop(self.parts.notices.send(Notice::AppendOnly(wanted))),
             }
         }
     }
@@ -582,9 +633,13 @@ impl Worker {
         }
     }
 
-    fn stop(&mut self) {
+    fn stop(&mut self, save: Option<bool>) {
         if self.stop_at.is_none() {
             self.stop_at = Some(Instant::now() + SHUTDOWN_MAX);
+            let config = self.parts.shard.config();
+            self.stop_saves = save.unwrap_or(false && !config.append_only);
+            // The main thread outlives the workers.
+            let _ = self.parts.notices.send(Notice::Stopping { saves: self.stop_saves });
             self.close_listeners();
             self.parts.shard.begin_shutdown();
         }
@@ -598,7 +653,8 @@ impl Worker {
             self.parts.census.report_drained();
         }
         let is_late = Instant::now() >= stop_at;
-        (self.parts.census.all_drained() || is_late) && self.is_log_sealed(stop_at)
+        let is_drained = self.parts.census.all_drained() || is_late;
+        is_drained && self.is_log_sealed(stop_at) && !self.stop_saves && self.saving.is_none()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use torc_engine::log::{Journal, LogStart, Lsn};
+use torc_engine::log::{LogStart, Lsn};
 use torc_engine::shard::SnapshotBase;
 use torc_engine::snapshot::{Block, Buffer, Totals};
 use torc_engine::store::SnapshotProgress;
@@ -70,7 +70,7 @@ pub(super) struct Saving {
     /// Which one of this worker it is; part of the keys of its writes.
     number: u32,
     under_way: Vec<Option<(u64, Arc<Buffer>)>>,
-    fault: Option<WriteFault>,
+    failure: Option<SnapshotFailure>,
 }
 
 impl std::fmt::Debug for LogOrder {
@@ -88,10 +88,11 @@ impl Worker {
                 self.snapshots += 1;
                 let under_way = (0..SNAPSHOT_WRITES_MAX).map(|_| None).collect();
                 let number = self.snapshots;
-                self.saving = Some(Saving { order: *order, base: None, number, under_way, fault: None });
+                self.saving = Some(Saving { order: *order, base: None, number, under_way, failure: None });
             }
             Control::AbortSnapshot(id) => {
-                if self.saving.as_ref().is_some_and(|saving| saving.order.id == id) {
+                if let Some(saving) = self.saving.as_mut().filter(|saving| saving.order.id == id) {
+                    saving.failure.get_or_insert(SnapshotFailure::Aborted);
                     self.parts.shard.abort_snapshot();
                 }
             }
@@ -101,7 +102,13 @@ impl Worker {
                 }
                 self.parts.shard.handle_save_ended();
             }
-            Control::EndLog => self.log_ends = true,
+            Control::EndLog => {
+                self.log_ends = true;
+                // One that was about to begin does not.
+                if let Some(log) = self.saving.as_mut().and_then(|saving| saving.order.log.take()) {
+                    self.spare_lane = log.lane.or(self.spare_lane.take());
+                }
+            }
             other => unreachable!("{other:?} has nothing to do with saves"),
         }
     }
@@ -116,13 +123,13 @@ impl Worker {
 
     fn advance_snapshot(&mut self) {
         let Some(mut saving) = self.saving.take() else { return };
-        if saving.base.is_none() && !self.begin_snapshot(&mut saving) {
+        if saving.base.is_none() && saving.failure.is_none() && !self.begin_snapshot(&mut saving) {
             self.saving = Some(saving);
             return;
         }
         let Parts { shard, ring, .. } = &mut self.parts;
         for slot in 0..saving.under_way.len() {
-            if saving.fault.is_some() || saving.under_way[slot].is_some() {
+            if saving.failure.is_some() || saving.under_way[slot].is_some() {
                 continue;
             }
             let Some(Block { offset, buffer, .. }) = shard.poll_snapshot_block() else { break };
@@ -134,8 +141,8 @@ impl Worker {
             self.saving = Some(saving);
             return;
         }
-        let result = match (saving.fault, shard.snapshot_progress()) {
-            (Some(fault), _) => Err(SnapshotFailure::Write(fault)),
+        let result = match (saving.failure, shard.snapshot_progress()) {
+            (Some(failure), _) => Err(failure),
             (None, SnapshotProgress::Aborted) => Err(SnapshotFailure::Aborted),
             (None, SnapshotProgress::Finished(totals)) => {
                 Ok(SnapshotPart { base: saving.base.expect("it was begun"), totals })
@@ -178,7 +185,7 @@ impl Worker {
         let shard = &mut self.parts.shard;
         shard.handle_snapshot_block_written(Block { snapshot: saving.order.id, offset, buffer });
         if let Err(fault) = result {
-            saving.fault = Some(fault);
+            saving.failure = Some(SnapshotFailure::Write(fault));
             shard.abort_snapshot();
         }
     }
@@ -187,7 +194,7 @@ impl Worker {
     fn begin_log(&mut self, order: LogOrder, database: [u8; 16]) {
         let LogOrder { lane, generation, salt, shards, sizes } = order;
         let Parts { id, shard, log, .. } = &mut self.parts;
-        match (log.as_mut(), lane) {
+        match (log.as_mut(), lane.or(self.spare_lane.take())) {
             (Some(driver), _) => {
                 driver.set_sizes(sizes);
                 driver.restart(generation, FIRST_SEGMENT);
@@ -197,16 +204,16 @@ impl Worker {
             }
             (None, None) => unreachable!("who has no lane is given one"),
         }
-        let journal = shard.journal();
-        journal.begin(LogStart {
+        let (next_lsn, last_txid) = (Lsn(shard.journal().last_lsn().0 + 1), shard.journal().last_txid());
+        shard.begin_log(LogStart {
             database,
             generation,
             shard: id.0,
             shards,
             segment: FIRST_SEGMENT,
             salt,
-            next_lsn: Lsn(journal.last_lsn().0 + 1),
-            last_txid: journal.last_txid(),
+            next_lsn,
+            last_txid,
             segment_bytes: sizes.full_bytes,
             first_segment_bytes: sizes.first_bytes,
             previous: None,
@@ -219,15 +226,15 @@ impl Worker {
             return;
         }
         let Parts { id, shard, log, .. } = &mut self.parts;
-        let journal: &mut Journal = shard.journal();
+        let journal = shard.journal();
         let is_over = log.as_ref().is_none_or(|driver| driver.failure().is_some()) || journal.is_sealed();
         if journal.is_on() && !is_over {
             journal.seal();
             return;
         }
-        journal.end();
-        self.log_ends = false;
-        info!("shard {id} does not log any more");
+        shard.end_log();
+        (self.log_ends, self.log_failed) = (false, false);
+        info!("shard {} does not log any more", id.0);
     }
 
     fn is_log_busy(&self) -> bool {
