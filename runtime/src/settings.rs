@@ -16,13 +16,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use thiserror::Error;
-use torc_engine::config::{Config, ConfigError, Kind, Row, State, line};
+use torc_engine::config::{Config, ConfigError, DATA_DIR, Kind, Row, State, line};
 use torc_engine::glob;
 
 /// What a start is to be made with.
@@ -379,16 +378,22 @@ fn shown(line: &[u8]) -> String {
     }
 }
 
-/// Makes `dir` absolute, as CONFIG GET shows it, after looking whether it is a directory; one that data is to go to is made.
+/// Makes `dir` absolute, as CONFIG GET shows it, after looking whether it is a directory. One that data is to go to need not be
+/// there, but what it is in must: that is mistyped more often than missing. Nobody misses that of the default without data.
 fn settle_dir(config: &mut Config) -> Result<(), SettingsError> {
     let wrong = |source| SettingsError::Dir { dir: config.dir.clone(), source };
-    if config.append_only {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.dir).map_err(wrong)?;
-    }
-    let real = fs::canonicalize(&config.dir).map_err(wrong)?;
-    if !real.is_dir() {
-        return Err(wrong(io::ErrorKind::NotADirectory.into()));
-    }
+    let may_be_missing = config.append_only || config.dir == DATA_DIR;
+    let real = match fs::canonicalize(&config.dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_missing => {
+            let path = std::path::absolute(&config.dir).map_err(wrong)?;
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(wrong(error)) };
+            fs::canonicalize(parent).map_err(wrong)?.join(name)
+        }
+        real => real.map_err(wrong).and_then(|real| match real.is_dir() {
+            true => Ok(real),
+            false => Err(wrong(io::ErrorKind::NotADirectory.into())),
+        })?,
+    };
     let set = config.set_at_start("dir", &[real.as_os_str().as_bytes()]);
     set.map_err(|error| SettingsError::File(error.into()))
 }

@@ -149,6 +149,8 @@ pub struct Config {
     given: Vec<bool>,
 }
 
+/// Where data goes if nothing else is said, from where Torc is started.
+pub const DATA_DIR: &str = "torc-data";
 /// Spans over a request are 32 bits wide, so a query buffer stays below that.
 pub const QUERY_BUFFER_BYTES_CEILING: u64 = u32::MAX as u64 - 1;
 /// What `maxmemory-clients 0` means: 1 GiB.

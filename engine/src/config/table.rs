@@ -5,7 +5,7 @@ use super::Kind::*;
 use super::Shown::{ByName, InFilesOnly};
 use super::State::{Applied, Include, OnlyOff, WithoutEffect};
 use super::{
-    Change, ClientBound, Cores, Kind, LogLevel, OutputLimits, Protection, QUERY_BUFFER_BYTES_CEILING, Row, Shown,
+    Change, ClientBound, Cores, DATA_DIR, Kind, LogLevel, OutputLimits, Protection, QUERY_BUFFER_BYTES_CEILING, Row, Shown,
     State, Value, Wakeup,
 };
 use crate::log::FsyncPolicy;
@@ -55,7 +55,7 @@ pub(super) static ROWS: &[Row] = &[
     row("appenddirname", FileName, "appendonlydir", AtStart, WithoutEffect, "Directory of the append-only files."),
     row("appendfilename", FileName, "appendonly.aof", AtStart, WithoutEffect, "Base name of the append-only files."),
     row("appendfsync", Enum(&["everysec", "always", "no"]), "everysec", RunTime, Applied(|config, value| config.fsync = fsync(value)), "When the log is synced."),
-    row("appendonly", Bool, "no", RunTime, Applied(|config, value| config.append_only = value.bool()), "Log every write to disk."),
+    row("appendonly", Bool, "yes", RunTime, Applied(|config, value| config.append_only = value.bool()), "Log every write to disk."),
     row("auto-aof-rewrite-min-size", Memory { min: 0, max: LONG_MAX }, "64mb", RunTime, WithoutEffect, "Smallest append-only file that is rewritten by itself."),
     row("auto-aof-rewrite-percentage", NATURAL, "100", RunTime, WithoutEffect, "Growth at which the append-only file is rewritten."),
     row("bgsave-cpulist", Text, "", AtStart, WithoutEffect, "Cores of the snapshot process.").alias("bgsave_cpulist"),
@@ -94,7 +94,7 @@ pub(super) static ROWS: &[Row] = &[
     row("databases", Integer { min: 1, max: 16 }, "16", AtStart, Applied(|config, value| config.databases = value.number()), "Number of databases."),
     row("dbfilename", FileName, "dump.rdb", Protected, WithoutEffect, "Name of the snapshot file."),
     row("debug-context", Text, "", RunTime, WithoutEffect, "Text for a crash report.").shown(ByName),
-    row("dir", Path, ".", Protected, Applied(|config, value| config.dir = value.text()), "Directory for files; it must exist."),
+    row("dir", Path, DATA_DIR, Protected, Applied(|config, value| config.dir = value.text()), "Directory for the log and snapshots; made if there are any."),
     row("disable-thp", Bool, "yes", AtStart, WithoutEffect, "Turn transparent huge pages off for the process."),
     row("dynamic-hz", Bool, "yes", RunTime, WithoutEffect, "Raise hz with the number of clients."),
     row("enable-debug-assert", Bool, "no", AtStart, WithoutEffect, "Assertions of debug builds.").shown(ByName),

@@ -142,7 +142,7 @@ fn defaults() {
     assert_eq!(config.output_limits.normal, OutputLimit::default());
     assert_eq!(config.output_limits.replica, replica);
     assert_eq!(config.output_limits.pubsub.hard_bytes, 32 << 20);
-    assert_eq!((&config.dir[..], &config.logfile[..], &config.pidfile[..]), (".", "", ""));
+    assert_eq!((&config.dir[..], &config.logfile[..], &config.pidfile[..]), ("torc-data", "", ""));
     assert_eq!(config.loglevel, LogLevel::Notice);
     assert_eq!((config.cores, config.wakeup), (Cores::Auto, Wakeup::Auto));
 }

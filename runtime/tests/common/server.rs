@@ -206,6 +206,12 @@ impl Process {
         if peer_is_redis() {
             command.args(["--save", ""]);
         }
+        // Those who want to find their keys again say so.
+        let names_log = |text: &str| text.contains("appendonly");
+        let file_names_log = file.is_some_and(|file| std::fs::read_to_string(&file.path).is_ok_and(|text| names_log(&text)));
+        if !file_names_log && !arguments.iter().any(|argument| names_log(argument)) {
+            command.args(["--appendonly", "no"]);
+        }
         command.args(known_to_peer(arguments));
         command.current_dir(env!("CARGO_TARGET_TMPDIR"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
