@@ -116,6 +116,7 @@ impl Machine for HostMachine {
         MachineFacts {
             os: format!("{} {} {}", text(uname.sysname()), text(uname.release()), text(uname.machine())),
             process_id: std::process::id(),
+            saves: self.saves(),
             executable: self.identity.executable.clone(),
             config_file: self.identity.config_file.clone(),
             run_id: self.identity.run_id.clone(),
