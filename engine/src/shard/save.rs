@@ -321,9 +321,15 @@ fn due_save(config: &Config, facts: &SaveFacts, now_s: u64) -> Option<SaveKind> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::SavePoint;
-
     const MIB: u64 = 1 << 20;
+
+    fn config(lines: &[(&str, &str)]) -> Config {
+        let mut config = Config::default();
+        for (name, words) in lines {
+            config.set_at_start(name, &[words]).expect("a test's settings are right");
+        }
+        config
+    }
 
     fn facts() -> SaveFacts {
         SaveFacts { is_available: true, last_save_s: 1_000, ..SaveFacts::default() }
@@ -331,8 +337,7 @@ mod tests {
 
     #[test]
     fn a_save_point_is_reached_by_time_and_changes() {
-        let points = vec![SavePoint { seconds: 300, changes: 100 }, SavePoint { seconds: 3600, changes: 1 }];
-        let config = Config { save_points: points, append_only: false, ..Config::default() };
+        let config = config(&[("save", "300 100 3600 1")]);
         let due = |changes, now_s| due_save(&config, &SaveFacts { changes, ..facts() }, now_s);
         assert_eq!(due(100, 1_300), None);
         assert_eq!(due(99, 1_301), None);
@@ -346,25 +351,22 @@ mod tests {
 
     #[test]
     fn a_log_is_long_by_itself_and_beside_its_snapshot() {
-        let mut config = Config { append_only: true, ..Config::default() };
+        let logged = |percent: &str| config(&[("appendonly", "yes"), ("auto-aof-rewrite-percentage", percent)]);
         let due = |config: &Config, log_bytes, snapshot_bytes| {
             due_save(config, &SaveFacts { log_bytes, snapshot_bytes, ..facts() }, 2_000)
         };
-        assert_eq!(due(&config, 64 * MIB, 0), None);
-        assert_eq!(due(&config, 64 * MIB + 1, 0), Some(SaveKind::Rewrite));
-        assert_eq!(due(&config, 100 * MIB, 100 * MIB), None);
-        assert_eq!(due(&config, 101 * MIB, 100 * MIB), Some(SaveKind::Rewrite));
-        config.rewrite_percent = 50;
-        assert_eq!(due(&config, 101 * MIB, 200 * MIB), Some(SaveKind::Rewrite));
-        config.rewrite_percent = 0;
-        assert_eq!(due(&config, u64::MAX, 0), None);
-        config = Config { append_only: false, ..Config::default() };
-        assert_eq!(due(&config, u64::MAX, 0), None);
+        assert_eq!(due(&logged("100"), 64 * MIB, 0), None);
+        assert_eq!(due(&logged("100"), 64 * MIB + 1, 0), Some(SaveKind::Rewrite));
+        assert_eq!(due(&logged("100"), 100 * MIB, 100 * MIB), None);
+        assert_eq!(due(&logged("100"), 101 * MIB, 100 * MIB), Some(SaveKind::Rewrite));
+        assert_eq!(due(&logged("50"), 101 * MIB, 200 * MIB), Some(SaveKind::Rewrite));
+        assert_eq!(due(&logged("0"), u64::MAX, 0), None);
+        assert_eq!(due(&config(&[("appendonly", "no")]), u64::MAX, 0), None);
     }
 
     #[test]
     fn failures_make_the_next_try_wait() {
-        let config = Config { append_only: true, ..Config::default() };
+        let config = config(&[("appendonly", "yes")]);
         for (failures, wait_s) in [(1, 5), (2, 10), (6, 160), (7, 300), (8, 300), (70, 300), (u32::MAX, 300)] {
             let facts = SaveFacts {
                 failures_in_a_row: failures,
