@@ -182,11 +182,26 @@ pub const SNAPSHOT_FRAGMENT_BYTES_MAX: usize = 128 << 10;
 /// Blocks that wait to be written, or are being written, before the walk pauses. Entries that are about to change are saved
 /// all the same.
 pub const SNAPSHOT_BLOCKS_AHEAD: usize = 8;
-/// Bytes of a snapshot in memory: past it the shard delays writers. One command, and the value that is being cut up, may
-/// go beyond it.
-pub const SNAPSHOT_PENDING_BYTES_MAX: usize = 16 << 20;
+/// Bytes of a snapshot in memory: past it the shard delays writers. What the commands of one batch change, a request of each
+/// client that came in parts, and the value that is being cut up may go beyond it: together it stays below 16 MiB unless
+/// values are long.
+pub const SNAPSHOT_PENDING_BYTES_MAX: usize = 12 << 20;
 /// Bytes that one slice of a snapshot could copy in its time, 20 to 50 µs.
 pub const SNAPSHOT_SLICE_BYTES: usize = 64 << 10;
+/// What slices of a snapshot take of one turn, give or take one: commands that arrive meanwhile wait as long. Nanoseconds.
+pub const SNAPSHOT_TURN_NS: u64 = 100_000;
+/// After so long without a command a shard takes slices back to back. Nanoseconds.
+pub const SNAPSHOT_IDLE_NS: u64 = 1_000_000;
+/// Percent of the time of a busy shard that slices take while half of what may be in memory is: what is kept only for the
+/// snapshot leaves memory by them.
+pub const SNAPSHOT_DUTY_MAX: u64 = 50;
+/// Commands of a batch while half of what may be in memory is: each may add what it changes.
+pub const SNAPSHOT_PRESSING_COMMANDS: usize = 8;
+/// How often it is looked whether a save is to begin by itself, milliseconds.
+pub const SAVE_LOOK_MS: u64 = 1000;
+/// How long after a failed save the next one is begun by itself: doubled with each failure in a row up to the most, seconds.
+pub const SAVE_RETRY_S: u64 = 5;
+pub const SAVE_RETRY_S_MAX: u64 = 300;
 /// Entries that a reader hands out at a time, so that they can be asked for ahead.
 pub const SNAPSHOT_LOAD_ENTRIES: usize = 64;
 

@@ -88,6 +88,10 @@ counters! {
     spare_buffer_bytes,
     /// Bytes leased of maxmemory now (a gauge).
     leased_bytes,
+    /// Keys that the snapshot under way has (a gauge).
+    saved_keys,
+    /// Keys that it will have (a gauge).
+    keys_to_save,
 }
 
 /// Counts of one command.

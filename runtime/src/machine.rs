@@ -120,9 +120,9 @@ impl Machine for HostMachine {
         let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
         let memory = rustix::system::sysinfo();
         MachineFacts {
-            saves: self.ledger.facts(),
             os: format!("{} {} {}", text(uname.sysname()), text(uname.release()), text(uname.machine())),
             process_id: std::process::id(),
+            saves: self.saves(),
             executable: self.identity.executable.clone(),
             config_file: self.identity.config_file.clone(),
             run_id: self.identity.run_id.clone(),

@@ -29,6 +29,8 @@ pub enum Error {
     LogFailed,
     /// The disk is full.
     DiskFull,
+    /// The last save failed, and there are save points.
+    SaveFailed,
     NoPasswordSet,
     WrongPassword,
     NoProto,
@@ -82,6 +84,11 @@ impl Error {
             Error::DiskFull => {
                 "MISCONF Errors writing to the AOF file: No space left on device. Writes that need memory are refused until \
                 there is room on the disk"
+            }
+            Error::SaveFailed => {
+                "MISCONF Torc is configured to save snapshots, but it's currently unable to persist to disk. Commands that may \
+                modify the data set are disabled, because this instance is configured to report errors during writes if a \
+                save fails (stop-writes-on-bgsave-error option). Torc's messages say what the system answered"
             }
             Error::Loading => "LOADING Torc is loading the dataset in memory",
             Error::NoPasswordSet => {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::memory::{Figures, human};
 use super::report::{Report, Source, counters};
 use super::{Command, Handler, Merge, NO_KEYS, Route, Row, flag};
+use crate::machine::SaveKind;
 
 /// The version of Redis whose behaviour is promised; clients switch features on by it.
 pub const REDIS_VERSION: &str = "7.2.4";
@@ -175,17 +176,58 @@ fn memory(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
 }
 
 fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
-    lines!(text, "Persistence",
+    let (saves, counters, config) = (&source.facts.saves, &source.stats.counters, source.config);
+    let now_s = source.now.0 / 1000;
+    let is_running = |kind: SaveKind| saves.running.is_some_and(|(running, _)| running == kind);
+    let status = |is_ok: bool| if is_ok { "ok" } else { "err" };
+    let seconds = |seconds: Option<u64>| seconds.map_or(-1, |seconds| seconds as i64);
+    let current = |kind: SaveKind| {
+        seconds(saves.running.filter(|&(running, _)| running == kind).map(|(_, began_s)| now_s.saturating_sub(began_s)))
+    };
+    // Without a directory nothing was ever saved.
+    let changes = if saves.is_available { saves.changes } else { counters.changes };
+    let written: std::fmt::Result = lines!(text, "Persistence",
         "loading": 0,
         "async_loading": 0,
-        "rdb_changes_since_last_save": source.stats.counters.changes,
-        "rdb_bgsave_in_progress": 0,
-        "rdb_last_bgsave_status": "ok",
-        "aof_enabled": source.config.append_only as u8,
-        "aof_rewrite_in_progress": 0,
-        "aof_last_bgrewrite_status": "ok",
+        "current_cow_peak": 0,
+        "current_cow_size": 0,
+        "current_cow_size_age": 0,
+        "current_fork_perc": format!("{:.2}", 100.0 * counters.saved_keys as f64 / counters.keys_to_save.max(1) as f64),
+        "current_save_keys_processed": counters.saved_keys,
+        "current_save_keys_total": counters.keys_to_save,
+        "rdb_changes_since_last_save": changes,
+        "rdb_bgsave_in_progress": is_running(SaveKind::Snapshot) as u8,
+        "rdb_last_save_time": saves.last_save_s,
+        "rdb_last_bgsave_status": status(saves.last_save_ok),
+        "rdb_last_bgsave_time_sec": seconds(saves.last_save_took_s),
+        "rdb_current_bgsave_time_sec": current(SaveKind::Snapshot),
+        "rdb_saves": saves.saves,
+        "rdb_last_cow_size": 0,
+        "rdb_last_load_keys_expired": 0,
+        "rdb_last_load_keys_loaded": 0,
+        "aof_enabled": config.append_only as u8,
+        "aof_rewrite_in_progress": is_running(SaveKind::Rewrite) as u8,
+        "aof_rewrite_scheduled": (saves.scheduled == Some(SaveKind::Rewrite)) as u8,
+        "aof_last_rewrite_time_sec": seconds(saves.last_rewrite_took_s),
+        "aof_current_rewrite_time_sec": current(SaveKind::Rewrite),
+        "aof_last_bgrewrite_status": status(saves.last_rewrite_ok),
+        "aof_rewrites": saves.rewrites,
+        "aof_rewrites_consecutive_failures": if saves.last_rewrite_ok { 0 } else { saves.failures_in_a_row },
         "aof_last_write_status": "ok",
-    )
+        "aof_last_cow_size": 0,
+        "module_fork_in_progress": 0,
+        "module_fork_last_cow_size": 0,
+    );
+    written?;
+    if config.append_only {
+        write!(
+            text,
+            "aof_current_size:{}\r\naof_base_size:{}\r\naof_pending_rewrite:0\r\n",
+            saves.snapshot_bytes + saves.log_bytes,
+            saves.snapshot_bytes,
+        )?;
+    }
+    Ok(())
 }
 
 fn stats(text: &mut String, source: &Source<'_>) -> std::fmt::Result {

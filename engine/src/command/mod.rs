@@ -35,6 +35,7 @@ use torc_protocol::resp::reply::{ReplyBuffer, ReplyWriter};
 
 pub use debug::Sleep;
 pub use error::Error;
+pub use persistence::Save;
 pub use report::Report;
 pub(crate) use report::write_report;
 pub use scan::KeysScan;
@@ -227,6 +228,8 @@ pub enum Wait {
     Freed { flushes: u64 },
     /// DEBUG SLEEP.
     Sleep(Sleep),
+    /// SAVE waits until the save has ended: it goes on when something is known, and takes no slices.
+    Save(Save),
 }
 
 /// What a handler returns. An error is written as the reply, whatever the handler wrote before is dropped.
@@ -310,6 +313,7 @@ const FAMILIES: &[&[Row]] = &[
     config::ROWS,
     info::ROWS,
     server::ROWS,
+    persistence::ROWS,
     debug::ROWS,
     commands::ROWS,
 ];

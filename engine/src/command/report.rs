@@ -4,6 +4,7 @@ use torc_protocol::resp::reply::ReplyWriter;
 
 use super::{Call, Outcome, Owner, Result, info, memory};
 use crate::config::Config;
+use crate::id::Millis;
 use crate::machine::MachineFacts;
 use crate::stats::Stats;
 
@@ -26,6 +27,7 @@ pub(super) struct Source<'a> {
     pub shards: &'a [Stats],
     pub facts: &'a MachineFacts,
     pub config: &'a Config,
+    pub now: Millis,
 }
 
 /// The handler of all of them: this shard's counters, for the merge.
@@ -41,6 +43,7 @@ pub(crate) fn write_report(
     words: &[Vec<u8>],
     facts: &MachineFacts,
     config: &Config,
+    now: Millis,
     reply: &mut ReplyWriter<'_>,
 ) {
     let mut stats = Stats::new();
@@ -51,7 +54,7 @@ pub(crate) fn write_report(
         shard.add_encoded(counters);
         shards.push(shard);
     }
-    let source = Source { words, stats: &stats, shards: &shards, facts, config };
+    let source = Source { words, stats: &stats, shards: &shards, facts, config, now };
     match report {
         Report::Info => reply.verbatim(info::text(&source).as_bytes()),
         Report::MemoryStats => memory::write_stats(&source, reply),

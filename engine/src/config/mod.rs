@@ -125,6 +125,14 @@ pub struct Config {
     pub fsync: FsyncPolicy,
     /// Length of a segment of the log.
     pub segment_bytes: u64,
+    /// When a save begins by itself: at each of them.
+    pub save_points: Vec<SavePoint>,
+    pub stop_writes_after_failed_save: bool,
+    /// A snapshot is taken when so much was logged since the last one, and this part of that one's size, percent; 0: not.
+    pub rewrite_bytes_min: u64,
+    pub rewrite_percent: u64,
+    /// What a snapshot takes of a busy core's time, percent: 1..=50.
+    pub snapshot_duty: u64,
     /// Who may use DEBUG.
     pub debug_command: Protection,
     /// FLUSHALL and FLUSHDB answer before the memory is freed if they do not say SYNC.
@@ -155,6 +163,13 @@ pub const DATA_DIR: &str = "torc-data";
 pub const QUERY_BUFFER_BYTES_CEILING: u64 = u32::MAX as u64 - 1;
 /// What `maxmemory-clients 0` means: 1 GiB.
 pub const CLIENT_BYTES_MAX_DEFAULT: u64 = 1 << 30;
+
+/// One of `save`: after so many seconds, if there were so many changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavePoint {
+    pub seconds: u64,
+    pub changes: u64,
+}
 
 /// `maxmemory-clients` as it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -482,6 +497,11 @@ impl Default for Config {
             append_only: true,
             fsync: FsyncPolicy::No,
             segment_bytes: 0,
+            save_points: Vec::new(),
+            stop_writes_after_failed_save: false,
+            rewrite_bytes_min: 0,
+            rewrite_percent: 0,
+            snapshot_duty: 0,
             debug_command: Protection::No,
             lazyfree_user_flush: false,
             hz: 0,

@@ -5,8 +5,8 @@ use super::Kind::*;
 use super::Shown::{ByName, InFilesOnly};
 use super::State::{Applied, Include, OnlyOff, WithoutEffect};
 use super::{
-    Change, ClientBound, Cores, DATA_DIR, Kind, LogLevel, OutputLimits, Protection, QUERY_BUFFER_BYTES_CEILING, Row, Shown,
-    State, Value, Wakeup,
+    Change, ClientBound, Cores, DATA_DIR, Kind, LogLevel, OutputLimits, Protection, QUERY_BUFFER_BYTES_CEILING, Row,
+    SavePoint, Shown, State, Value, Wakeup,
 };
 use crate::log::FsyncPolicy;
 use crate::store::Policy;
@@ -56,8 +56,8 @@ pub(super) static ROWS: &[Row] = &[
     row("appendfilename", FileName, "appendonly.aof", AtStart, WithoutEffect, "Base name of the append-only files."),
     row("appendfsync", Enum(&["everysec", "always", "no"]), "everysec", RunTime, Applied(|config, value| config.fsync = fsync(value)), "When the log is synced."),
     row("appendonly", Bool, "yes", RunTime, Applied(|config, value| config.append_only = value.bool()), "Log every write to disk."),
-    row("auto-aof-rewrite-min-size", Memory { min: 0, max: LONG_MAX }, "64mb", RunTime, WithoutEffect, "Smallest append-only file that is rewritten by itself."),
-    row("auto-aof-rewrite-percentage", NATURAL, "100", RunTime, WithoutEffect, "Growth at which the append-only file is rewritten."),
+    row("auto-aof-rewrite-min-size", Memory { min: 0, max: LONG_MAX }, "64mb", RunTime, Applied(|config, value| config.rewrite_bytes_min = value.bytes()), "What is logged after a snapshot, at least, before the next one is taken by itself."),
+    row("auto-aof-rewrite-percentage", NATURAL, "100", RunTime, Applied(|config, value| config.rewrite_percent = value.number()), "The same as a part of the size of the snapshot; 0: none is taken by itself."),
     row("bgsave-cpulist", Text, "", AtStart, WithoutEffect, "Cores of the snapshot process.").alias("bgsave_cpulist"),
     row("bind", Addresses, "127.0.0.1 -::1", AtStart, Applied(|config, value| config.bind = words(value)), "Addresses to listen on; '-' in front: may be missing; '*': all."),
     row("bind-source-addr", Text, "", RunTime, WithoutEffect, "Address for outgoing connections."),
@@ -183,7 +183,7 @@ pub(super) static ROWS: &[Row] = &[
     row("replicaof", Primary, "", AtStart, OnlyOff { until: "Torc has no replication yet" }, "Be a replica of a server.").alias("slaveof"),
     row("requirepass", Secret, "", RunTime, Applied(|config, value| config.requirepass = secret(value)), "Password of the default user."),
     row("sanitize-dump-payload", Enum(&["no", "yes", "clients"]), "no", RunTime, WithoutEffect, "Check values of RESTORE deeply."),
-    row("save", SavePoints, "", RunTime, WithoutEffect, "When to write a snapshot."),
+    row("save", SavePoints, "", RunTime, Applied(|config, value| config.save_points = save_points(value)), "When to save by itself: so many seconds after the last time, if there were so many changes."),
     row("server-cpulist", Text, "", AtStart, WithoutEffect, "Cores of the server; see 'cores'.").alias("server_cpulist"),
     row("set-max-intset-entries", LENGTH, "512", RunTime, WithoutEffect, "Longest set of integers in compact form."),
     row("set-max-listpack-entries", LENGTH, "128", RunTime, WithoutEffect, "Longest set in compact form."),
@@ -194,8 +194,9 @@ pub(super) static ROWS: &[Row] = &[
     row("shutdown-timeout", NATURAL, "10", RunTime, WithoutEffect, "Seconds to wait for replicas at shutdown."),
     row("slowlog-log-slower-than", Integer { min: -1, max: i64::MAX }, "10000", RunTime, WithoutEffect, "Microseconds from which a command is logged as slow."),
     row("slowlog-max-len", LENGTH, "128", RunTime, WithoutEffect, "Length of the log of slow commands."),
+    row("snapshot-duty", Integer { min: 1, max: 50 }, "10", RunTime, Applied(|config, value| config.snapshot_duty = value.number()), "Percent of a busy core's time that a snapshot takes; an idle one takes it at once.").torc(),
     row("socket-mark-id", Integer { min: 0, max: UINT_MAX }, "0", AtStart, WithoutEffect, "Mark for packets."),
-    row("stop-writes-on-bgsave-error", Bool, "yes", RunTime, WithoutEffect, "Refuse writes after a failed snapshot."),
+    row("stop-writes-on-bgsave-error", Bool, "yes", RunTime, Applied(|config, value| config.stop_writes_after_failed_save = value.bool()), "Refuse writes after a failed save, if there are save points."),
     row("stream-node-max-bytes", BYTES, "4096", RunTime, WithoutEffect, "Size of a stream node."),
     row("stream-node-max-entries", Integer { min: 0, max: i64::MAX }, "100", RunTime, WithoutEffect, "Entries of a stream node."),
     row("supervised", Enum(&["upstart", "systemd", "auto", "no"]), "no", AtStart, WithoutEffect, "Tell a supervisor when ready."),
@@ -289,6 +290,12 @@ fn cores(value: &Value) -> Cores {
 fn policy(value: &Value) -> Policy {
     let Value::Word(name) = value else { panic!("the row is not a word: {value:?}") };
     Policy::from_name(name).expect("the row's words are the policies' names")
+}
+
+fn save_points(value: &Value) -> Vec<SavePoint> {
+    let Value::Words(words) = value else { panic!("the row is not save points: {value:?}") };
+    let number = |word: &String| word.parse().expect("a save point is made of numbers");
+    words.chunks_exact(2).map(|pair| SavePoint { seconds: number(&pair[0]), changes: number(&pair[1]) }).collect()
 }
 
 fn client_bound(value: &Value) -> ClientBound {

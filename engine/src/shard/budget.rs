@@ -282,7 +282,9 @@ impl Core {
         let owed = machine.leased().saturating_sub(limit).min(lease.saturating_sub(self.fair_share()));
         let target = lease - owed;
         let before = used;
-        let (used, evictable) = self.evict_to(target, used, limits::EVICT_SLICES, now);
+        // While writers wait for the snapshot, nothing goes but for them.
+        let slices = if self.store.is_snapshot_full() { 0 } else { limits::EVICT_SLICES };
+        let (used, evictable) = self.evict_to(target, used, slices, now);
         let unused = lease.saturating_sub(used);
         let given = match tick {
             _ if owed > 0 => owed.min(unused),
@@ -294,7 +296,7 @@ impl Core {
             machine.give_back(given);
             self.budget.lease -= given;
         }
-        self.budget.in_debt = evictable && used > target;
+        self.budget.in_debt = evictable && used > target && slices > 0;
         self.budget.owed =
             if self.budget.in_debt { self.budget.owed.saturating_sub(before.saturating_sub(used)) } else { 0 };
         self.budget.owed_max = self.overdraft_bytes();

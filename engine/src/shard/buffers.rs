@@ -24,6 +24,7 @@ impl Shard {
         let Some(session) = self.sessions.get(id) else { return false };
         self.links.have_credit()
             && !self.paused
+            && !(session.waits_to_write && self.core.store.is_snapshot_full())
             && (!session.alone || session.replies.outstanding() == 0)
             && session.replies.outstanding() <= limits::SESSION_OUTSTANDING_MAX / 2
             && session.replies.unsent_bytes() <= limits::OUTPUT_RESUME_BYTES

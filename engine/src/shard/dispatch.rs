@@ -11,12 +11,15 @@ use super::sessions::Sessions;
 use super::turn::{Batch, Context, Operation, Origin, Source};
 use super::waiters::Waiter;
 use super::{Core, Shard};
-use crate::command::{Command, Error, Handler, Home, Merge, Route, Wait, cursor_shard, wanted_count, write_report};
+use crate::command::{
+    Command, Error, Handler, Home, Merge, Outcome, Route, Wait, cursor_shard, wanted_count, write_report,
+};
 use crate::id::{Millis, SessionId, ShardId};
 use crate::log::Lsn;
 use crate::message::{RequestHead, Target};
 use crate::route::Route as KeyRoute;
 use crate::stats::DatabaseCounters;
+use crate::store::SnapshotProgress;
 
 /// A command for one key: to the batch if the key is this shard's, to the frame of its owner if not.
 #[inline(always)]
@@ -127,11 +130,19 @@ impl Shard {
         });
         let counters = &mut self.core.stats.commands[command.index()];
         counters.calls += 1;
-        if let Err(error) = result {
-            counters.failed += 1;
-            self.core.stats.counters.total_error_replies += 1;
-            let text = error.text(command.row().name, args);
-            ReplyWriter::new(session.replies.rewind(mark), session.client.dialect).error(&text);
+        match result {
+            Ok(Outcome::Done) => {}
+            Ok(Outcome::Wait(wait)) => {
+                session.replies.rewind(mark);
+                let origin = Origin::Home(Target::Session { id, seq });
+                return self.waiters.push(Waiter::new(origin, session.client.dialect, wait));
+            }
+            Err(error) => {
+                counters.failed += 1;
+                self.core.stats.counters.total_error_replies += 1;
+                let text = error.text(command.row().name, args);
+                ReplyWriter::new(session.replies.rewind(mark), session.client.dialect).error(&text);
+            }
         }
         session.replies.end(mark);
         session.closing |= session.client.quit;
@@ -335,7 +346,8 @@ impl Shard {
         }
         let config = &self.core.config;
         let report = |kind, counters: &[&[u8]], words: &[Vec<u8>], reply: &mut ReplyWriter<'_>| {
-            write_report(kind, counters, words, &context.machine.facts(), config, reply);
+            let facts = context.machine.facts();
+            write_report(kind, counters, words, &facts, config, context.now, reply);
         };
         let random = self.core.random.next();
         // Straight to the client's output: the parts may be long.
@@ -376,6 +388,10 @@ impl Shard {
         counters.lazyfree_pending_bytes = garbage.pending_bytes;
         counters.lazyfreed_objects = garbage.freed_objects;
         counters.torc_forwarded_requests = self.links.forwarded;
+        (counters.saved_keys, counters.keys_to_save) = match core.store.snapshot_progress() {
+            SnapshotProgress::Saving { entries, of } => (entries, of),
+            _ => (0, 0),
+        };
         core.stats.databases.clear();
         core.stats.databases.extend((0..core.store.databases()).map(|db| DatabaseCounters {
             keys: core.store.len(db as u8) as u64,

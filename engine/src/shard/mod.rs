@@ -6,7 +6,7 @@
 //! One command's way: [`turn`] parses it, [`dispatch`] lets it through the gates ([`gate`]) and decides where it is
 //! executed; here, it joins the batch, and [`turn`] executes the batch; elsewhere, it goes into a frame ([`links`]), and
 //! its reply comes back in one. [`replies`] keeps the order, [`fanout`] splits and merges, [`waiters`] resumes what goes
-//! on in slices, [`durable`] holds replies until the disk has what they tell, [`buffers`] bounds clients' memory and [`budget`] all of it, [`garbage`] hands big values out to be dropped,
+//! on in slices, [`durable`] holds replies until the disk has what they tell, [`buffers`] bounds clients' memory and [`budget`] all of it, [`garbage`] hands big values out to be dropped, [`save`] has its part in snapshots,
 //! [`timers`] does what is due.
 
 mod budget;
@@ -45,6 +45,7 @@ use durable::HeldReplies;
 use fanout::{Fanout, Fanouts};
 use links::Links;
 use replies::BufferPool;
+use save::Saving;
 pub use save::SnapshotBase;
 use sessions::{Session, Sessions};
 use timers::Timers;
@@ -133,6 +134,7 @@ pub struct Shard {
     scans: Vec<Fanout>,
     waiters: Waiters,
     held: HeldReplies,
+    saving: Saving,
     /// Nothing was executed for a while, until a debt is paid or the disk has caught up.
     paused: bool,
     timers: Timers,
@@ -175,6 +177,8 @@ struct Core {
     writes: Writes,
     /// What is known of saves may have changed.
     look_at_saves: bool,
+    /// The last save failed, and writes are to be refused because of that.
+    has_save_failed: bool,
     /// Commands executed, for sampling durations.
     executed: u64,
 }
@@ -195,6 +199,7 @@ impl Shard {
             budget: Budget::new(),
             writes: Writes::Allowed,
             look_at_saves: false,
+            has_save_failed: false,
             executed: 0,
         };
         core.config_changed();
@@ -207,6 +212,7 @@ impl Shard {
             scans: Vec::new(),
             waiters: Waiters::default(),
             held: HeldReplies::default(),
+            saving: Saving::default(),
             paused: false,
             timers: Timers::new(now),
             pool: BufferPool::default(),
@@ -426,6 +432,7 @@ impl Shard {
             && self.incoming.is_empty()
             && self.waiters.is_empty()
             && self.held.is_empty()
+            && self.is_saving_drained()
             && self.scans.is_empty()
             && self.fanouts.is_empty()
             && all_sent()
@@ -439,6 +446,7 @@ impl Shard {
             || !self.scans.is_empty()
             || self.timers.has_work()
             || self.core.budget.has_work()
+            || self.saving_has_work()
             || self.recheck && !self.stalled.is_empty()
     }
 
@@ -457,7 +465,7 @@ impl Shard {
         let asked = self.core.config.timeout_s > 0 || self.buffers_need_timer();
         let asked = asked || self.budget_needs_timer();
         let needed = self.core.store.has_expiring() || self.store_needs_timer() || asked;
-        needed.then(|| self.timers.next_tick())
+        needed.then(|| self.timers.next_tick()).into_iter().chain(self.next_saving()).min()
     }
 
     /// Puts a session on the list of those that the runtime is to look at.

@@ -18,6 +18,8 @@ pub(crate) struct Session {
     pub listed: bool,
     /// Its commands wait: for replies to go out, for replies to come, or for credit.
     pub stalled: bool,
+    /// Its next command may have to wait until less of the snapshot is in memory.
+    pub waits_to_write: bool,
     /// It waits until all its commands are answered.
     pub alone: bool,
     /// Arguments of its commands about several keys, since it last had none unanswered.
@@ -49,6 +51,7 @@ impl Session {
             backlog: Vec::new(),
             listed: false,
             stalled: false,
+            waits_to_write: false,
             alone: false,
             args_outstanding: 0,
             eof: false,

@@ -116,6 +116,7 @@ impl Shard {
         self.buffer_bytes_others = buffers_others;
         let idle = inputs.is_empty() && self.incoming.is_empty();
         self.core.stats.counters.torc_turns += !idle as u64;
+        let executed = self.core.executed;
 
         self.release_durable(&mut context);
         if !self.paused {
@@ -132,6 +133,8 @@ impl Shard {
         let tick = self.run_timers(now);
         self.enforce_buffer_limits(now);
         self.run_budget(now, &mut *context.machine, tick);
+        let is_busy = !idle || self.core.executed != executed;
+        self.run_saving(&mut context, &mut batch, is_busy, tick);
         let paused = self.core.must_pause();
         self.recheck |= self.paused && !paused;
         self.paused = paused;
@@ -148,6 +151,9 @@ impl Shard {
     fn read_frames(&mut self, context: &mut Context<'_>, batch: &mut Batch) {
         // Taken out while frames are read, and put back for its allocation.
         let mut incoming = std::mem::take(&mut self.incoming);
+        if self.saving.holds_any() {
+            incoming.splice(..0, self.take_held_requests());
+        }
         for (from, frame) in incoming.drain(..) {
             let index = batch.frames.len() as u32;
             batch.frames.push((from, frame));
@@ -158,6 +164,13 @@ impl Shard {
                 let Some(record) = frame.next(&mut cursor, &mut batch.spans, &mut batch.shared) else { break };
                 match record {
                     Record::Request(head) => {
+                        let writers_wait = self.core.store.is_snapshot_full() || self.saving.holds_any();
+                        if writers_wait && self.saving.holds(from, &head) {
+                            let args = Args::new(&frame.body.bytes, &batch.spans[first_span..], &batch.shared);
+                            self.saving.hold(from, head, args);
+                            batch.spans.truncate(first_span);
+                            continue;
+                        }
                         batch.operations.push(Operation {
                             command: head.command,
                             db: head.db,
@@ -168,7 +181,7 @@ impl Shard {
                             hash: head.hash,
                             origin: Origin::Away { from, target: head.target, cost: head.cost },
                         });
-                        if batch.operations.len() >= limits::BATCH_COMMANDS {
+                        if batch.operations.len() >= self.batch_commands() {
                             self.execute(context, batch);
                         }
                     }
@@ -282,6 +295,15 @@ impl Shard {
         }
     }
 
+    /// How many commands a batch has.
+    #[inline]
+    fn batch_commands(&self) -> usize {
+        match self.core.store.snapshot_pending_bytes() >= limits::SNAPSHOT_PENDING_BYTES_MAX / 2 {
+            true => limits::SNAPSHOT_PRESSING_COMMANDS,
+            false => limits::BATCH_COMMANDS,
+        }
+    }
+
     /// Keeps what a session sent until its next command may be read.
     fn stall(&mut self, id: SessionId, rest: &[u8]) {
         let Some(session) = self.sessions.get_mut(id) else { return };
@@ -301,7 +323,10 @@ impl Shard {
         bytes: &[u8],
         position: &mut usize,
     ) -> Pause {
+        let batch_commands = self.batch_commands();
+        let writers_wait = self.core.store.is_snapshot_full();
         let Some(session) = self.sessions.get_mut(id) else { return Pause::Ended };
+        session.waits_to_write &= writers_wait;
         let waits = self.waiters.len() >= limits::WAITERS_MAX || self.paused;
         if session.closing || self.stopping || waits {
             return if session.closing || self.stopping { Pause::Ended } else { Pause::Stall };
@@ -309,15 +334,16 @@ impl Shard {
         let limits = super::request_limits(&self.core.config, session.client.authenticated);
         let required = gate::required_flags(&session.client, self.loading);
         loop {
-            if !session.may_read() || !self.links.have_credit() {
+            if !session.may_read() || !self.links.have_credit() || session.waits_to_write {
                 return Pause::Stall;
             }
-            if batch.operations.len() >= limits::BATCH_COMMANDS {
+            if batch.operations.len() >= batch_commands {
                 return Pause::BatchFull;
             }
-            let first_span = batch.spans.len();
+            let (first_span, first_shared, first_byte) = (batch.spans.len(), batch.shared.len(), *position);
             let carried;
             let step = session.parser.parse(bytes, position, &mut batch.spans, &mut batch.shared, &limits);
+            let is_in_place = matches!(step, Ok(Step::InPlace));
             let (source, bytes) = match step {
                 Ok(Step::InPlace) => (source, bytes),
                 Ok(Step::Carried(buffer)) => {
@@ -344,6 +370,20 @@ impl Shard {
                 Err(refusal) => return Pause::Refused(refusal),
             };
             let single_key = command.gate().single_key as usize;
+            if writers_wait && command.gate().flags & flag::WRITE != 0 {
+                let is_here = single_key == 0 || self.route.owner(args.get(single_key)) == self.core.id;
+                if is_here {
+                    session.waits_to_write = true;
+                    self.saving.note_writer();
+                }
+                // As if it had not been read. One that came in parts cannot be given back: it is the last.
+                if is_here && is_in_place {
+                    batch.spans.truncate(first_span);
+                    batch.shared.truncate(first_shared);
+                    *position = first_byte;
+                    return Pause::Stall;
+                }
+            }
             if single_key == 0 {
                 return Pause::Other { command, source, first_span };
             }
@@ -474,7 +514,7 @@ impl Shard {
                 let clients = || super::dispatch::client_list(sessions, call.now);
                 let core = &mut self.core;
                 core.count(&call, context.machine, |core| {
-                    if core.writes != Writes::Allowed {
+                    if core.are_writes_refused() {
                         core.pass_log(&call)?;
                     }
                     let mut owner = Owner {
@@ -489,7 +529,10 @@ impl Shard {
                     };
                     handler(&call, &mut owner, &mut ReplyWriter::new(&mut scratch, dialect))
                 })
-                .inspect(|_| self.config_changed())
+                .inspect(|_| {
+                    self.config_changed();
+                    self.core.look_at_saves = true;
+                })
             }
             _ => self.core.run(&call, context.machine, ReplyWriter::new(&mut scratch, dialect)),
         };
@@ -552,7 +595,7 @@ impl Core {
     /// Runs a command on keys.
     #[inline(always)]
     fn run(&mut self, call: &Call<'_>, machine: &mut dyn Machine, mut reply: ReplyWriter<'_>) -> CommandResult {
-        if self.writes != Writes::Allowed {
+        if self.are_writes_refused() {
             self.pass_log(call)?;
         }
         self.admit(call, machine)?;
@@ -563,10 +606,17 @@ impl Core {
         })
     }
 
-    /// While the log takes no more, or not much: who writes is refused.
+    /// Whether some writes are, because of the log or of a save.
+    #[inline(always)]
+    fn are_writes_refused(&self) -> bool {
+        self.writes != Writes::Allowed || self.has_save_failed
+    }
+
+    /// While the log takes no more, or not much, or the last save has failed: who writes is refused.
     #[cold]
     fn pass_log(&mut self, call: &Call<'_>) -> Result<(), Error> {
         let kept_out = match self.writes {
+            Writes::Allowed | Writes::OnlyFreeing if self.has_save_failed => flag::WRITE,
             Writes::Allowed => return Ok(()),
             Writes::OnlyFreeing => flag::DENYOOM,
             Writes::Refused => flag::WRITE,
@@ -576,7 +626,11 @@ impl Core {
         }
         self.stats.commands[call.command.index()].rejected += 1;
         self.stats.counters.total_error_replies += 1;
-        Err(if self.writes == Writes::Refused { Error::LogFailed } else { Error::DiskFull })
+        Err(match self.writes {
+            Writes::Refused => Error::LogFailed,
+            _ if self.has_save_failed => Error::SaveFailed,
+            _ => Error::DiskFull,
+        })
     }
 
     /// Counts a command, and times one in 64 and all that are O(N).

@@ -4,12 +4,14 @@
 
 use std::collections::VecDeque;
 
+use torc_protocol::args::Args;
 use torc_protocol::resp::reply::{Dialect, ReplyWriter};
 
 use super::Shard;
 use super::turn::{Batch, Context, Origin};
 use crate::command::Wait;
 use crate::limits;
+use crate::machine::SaveFacts;
 
 /// A command that waits, with what it needs to be answered.
 pub(super) struct Waiter {
@@ -28,19 +30,29 @@ impl Waiter {
 #[derive(Default)]
 pub(super) struct Waiters {
     queue: VecDeque<Waiter>,
+    /// SAVEs, which are looked at when something is known of saves. Each has a client of its own that waits with it.
+    saves: Vec<Waiter>,
 }
 
 impl Waiters {
     pub fn push(&mut self, waiter: Waiter) {
-        self.queue.push_back(waiter);
+        match waiter.wait {
+            Wait::Save(_) => self.saves.push(waiter),
+            _ => self.queue.push_back(waiter),
+        }
     }
 
+    /// Whether a command waits that goes on in slices.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
     pub fn len(&self) -> usize {
         self.queue.len()
+    }
+
+    pub fn have_saves(&self) -> bool {
+        !self.saves.is_empty()
     }
 }
 
@@ -53,6 +65,7 @@ impl Shard {
             Wait::Keys(scan) => scan.step(store, context.now),
             Wait::Freed { flushes } => !store.has_freed(*flushes),
             Wait::Sleep(sleep) => sleep.step(context.machine),
+            Wait::Save(_) => unreachable!("it is among the saves"),
         };
         if waits {
             return self.waiters.queue.push_back(waiter);
@@ -62,7 +75,7 @@ impl Shard {
         let mut writer = ReplyWriter::new(&mut batch.scratch, waiter.dialect);
         match waiter.wait {
             Wait::Keys(scan) => scan.write(&mut writer),
-            Wait::Freed { .. } | Wait::Sleep(_) => writer.ok(),
+            Wait::Freed { .. } | Wait::Sleep(_) | Wait::Save(_) => writer.ok(),
         }
         let mut reply = std::mem::take(&mut batch.scratch);
         // It has seen all keys, or changed them.
@@ -72,5 +85,27 @@ impl Shard {
         }
         reply.clear();
         batch.scratch = reply;
+    }
+    /// Answers the SAVEs that have ended.
+    pub(super) fn step_saves(&mut self, context: &mut Context<'_>, batch: &mut Batch, facts: &SaveFacts) {
+        for mut waiter in std::mem::take(&mut self.waiters.saves) {
+            let Wait::Save(save) = &mut waiter.wait else { unreachable!("nothing else is among the saves") };
+            let Some(result) = save.step(facts, context.machine, self.stopping) else {
+                self.waiters.saves.push(waiter);
+                continue;
+            };
+            let mut reply = std::mem::take(&mut batch.scratch);
+            let mut writer = ReplyWriter::new(&mut reply, waiter.dialect);
+            match result {
+                Ok(()) => writer.ok(),
+                Err(error) => {
+                    self.core.stats.counters.total_error_replies += 1;
+                    writer.error(&error.text("save", Args::new(&[], &[], &[])));
+                }
+            }
+            self.finish(context, waiter.origin, &mut reply);
+            reply.clear();
+            batch.scratch = reply;
+        }
     }
 }

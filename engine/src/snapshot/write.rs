@@ -244,6 +244,11 @@ impl Writer {
         self.push_block(buffer, Kind::Footer, FOOTER_BYTES, 0, None);
     }
 
+    /// Whether all blocks are made.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
     /// What it came to, when everything is written.
     pub fn finished(&self) -> Option<Totals> {
         (self.ended && self.ready.is_empty() && self.in_flight == 0).then_some(self.totals)

@@ -297,6 +297,16 @@ impl Store {
         self.observers.snapshot.is_full()
     }
 
+    /// Whether [`Store::snapshot_slice`] has something to do now: not while enough blocks wait to be written.
+    #[inline]
+    pub fn wants_snapshot_slice(&self) -> bool {
+        let snapshot = &self.observers.snapshot;
+        match &snapshot.writer {
+            None => snapshot.walking,
+            Some(writer) => writer.wants_more() && (snapshot.walking || !writer.is_ended()),
+        }
+    }
+
     /// Whether [`Store::snapshot_slice`] has something to do, or blocks are still to be written.
     pub fn has_snapshot(&self) -> bool {
         self.observers.snapshot.writer.is_some() || self.observers.snapshot.walking

@@ -54,6 +54,7 @@ impl Ledger {
             last_save_s: unix_seconds(),
             last_save_ok: true,
             last_rewrite_ok: true,
+            is_available: true,
             ..SaveFacts::default()
         };
         let (shards, saved) = (vec![Changed::default(); shards], Changed::default());

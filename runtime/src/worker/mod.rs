@@ -637,7 +637,7 @@ impl Worker {
         if self.stop_at.is_none() {
             self.stop_at = Some(Instant::now() + SHUTDOWN_MAX);
             let config = self.parts.shard.config();
-            self.stop_saves = save.unwrap_or(false && !config.append_only);
+            self.stop_saves = save.unwrap_or(!config.save_points.is_empty() && !config.append_only);
             // The main thread outlives the workers.
             let _ = self.parts.notices.send(Notice::Stopping { saves: self.stop_saves });
             self.close_listeners();
