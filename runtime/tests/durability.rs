@@ -4,58 +4,13 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::Path;
 
+use common::data::{Data, connect, kill};
 use common::server::{Server, free_port, run_refused, wait_until};
 use common::skip_on_redis;
-use redis::{Commands, Connection, Value};
+use redis::{Commands, Value};
 use rustix::process::Signal;
-
-/// A directory that goes away with the test.
-struct Data(PathBuf);
-
-impl Data {
-    fn new() -> Data {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("torc-durability-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Data(std::env::temp_dir().join(name))
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().expect("text")
-    }
-
-    fn start(&self, shards: usize, fsync: &str) -> Server {
-        Server::start_sharded(shards, &["--appendonly", "yes", "--appendfsync", fsync, "--dir", self.path()])
-    }
-
-    /// The files of the log, by name.
-    fn segments(&self) -> Vec<PathBuf> {
-        let names = fs::read_dir(&self.0).expect("a directory").map(|entry| entry.expect("an entry").path());
-        let mut segments: Vec<PathBuf> =
-            names.filter(|path| path.extension().is_some_and(|extension| extension == "log")).collect();
-        segments.sort();
-        segments
-    }
-}
-
-impl Drop for Data {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn connect(server: &Server) -> Connection {
-    let url = format!("redis://127.0.0.1:{}/", server.port());
-    redis::Client::open(url).expect("a good URL").get_connection().expect("the server listens")
-}
-
-fn kill(server: Server) {
-    server.signal(Signal::KILL);
-    server.wait_for_exit();
-}
 
 #[test]
 fn what_was_acknowledged_survives_a_kill() {
@@ -119,7 +74,7 @@ fn a_torn_end_is_cut_off_and_damage_is_refused() {
     let mut torn = whole.clone();
     torn[end - 2..end].fill(0);
     fs::write(&segment, &torn).expect("write");
-    let log = data.0.join("messages");
+    let log = data.folder().join("messages");
     let flags = ["--appendonly", "yes", "--dir", data.path(), "--logfile", log.to_str().expect("text")];
     let server = Server::start_sharded(1, &flags);
     let keys: usize = redis::cmd("DBSIZE").query(&mut connect(&server)).expect("DBSIZE");

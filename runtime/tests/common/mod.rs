@@ -17,6 +17,7 @@
 pub mod client;
 pub mod info;
 pub mod random;
+pub mod data;
 pub mod server;
 pub mod want;
 

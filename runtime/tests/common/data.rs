@@ -1,0 +1,59 @@
+//! A data directory of a test, and what is done to servers that have one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use redis::Connection;
+use rustix::process::Signal;
+
+use super::server::Server;
+
+/// A directory that goes away with the test.
+pub struct Data(PathBuf);
+
+impl Data {
+    pub fn new() -> Data {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("torc-durability-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Data(std::env::temp_dir().join(name))
+    }
+
+    pub fn path(&self) -> &str {
+        self.0.to_str().expect("text")
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn start(&self, shards: usize, fsync: &str) -> Server {
+        Server::start_sharded(shards, &["--appendonly", "yes", "--appendfsync", fsync, "--dir", self.path()])
+    }
+
+    /// The files of the log, by name.
+    pub fn segments(&self) -> Vec<PathBuf> {
+        let names = fs::read_dir(&self.0).expect("a directory").map(|entry| entry.expect("an entry").path());
+        let mut segments: Vec<PathBuf> =
+            names.filter(|path| path.extension().is_some_and(|extension| extension == "log")).collect();
+        segments.sort();
+        segments
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+pub fn connect(server: &Server) -> Connection {
+    let url = format!("redis://127.0.0.1:{}/", server.port());
+    redis::Client::open(url).expect("a good URL").get_connection().expect("the server listens")
+}
+
+pub fn kill(server: Server) {
+    server.signal(Signal::KILL);
+    server.wait_for_exit();
+}
