@@ -176,7 +176,7 @@ fn memory(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
 
 fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
     lines!(text, "Persistence",
-        "loading": 0,
+        "loading": source.facts.loading.is_some() as u8,
         "async_loading": 0,
         "rdb_changes_since_last_save": source.stats.counters.changes,
         "rdb_bgsave_in_progress": 0,
@@ -185,6 +185,14 @@ fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
         "aof_rewrite_in_progress": 0,
         "aof_last_bgrewrite_status": "ok",
         "aof_last_write_status": "ok",
+    )?;
+    let Some(loading) = source.facts.loading else { return Ok(()) };
+    let percent = loading.loaded_bytes as f64 * 100.0 / loading.total_bytes.max(1) as f64;
+    write!(
+        text,
+        "loading_start_time:{}\r\nloading_total_bytes:{}\r\nloading_loaded_bytes:{}\r\nloading_loaded_perc:{percent:.2}\r\n\
+         loading_eta_seconds:{}\r\n",
+        loading.started_s, loading.total_bytes, loading.loaded_bytes, loading.eta_s,
     )
 }
 
