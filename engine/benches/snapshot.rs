@@ -11,7 +11,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rustix::time::{ClockId, clock_gettime};
 use torc_engine::limits::{BATCH_COMMANDS, SNAPSHOT_BLOCK_BYTES_MAX, SNAPSHOT_SLICE_BYTES};
 use torc_engine::snapshot::{Loader, PAGE_BYTES};
-use torc_engine::store::{Expiry, KeyspaceId, NewValue, SnapshotProgress, SnapshotStart, Store};
+use torc_engine::store::{Expiry, NewValue, SnapshotProgress, SnapshotStart, Store};
 
 const KEYS: usize = 1_000_000 / BATCH_COMMANDS * BATCH_COMMANDS;
 
@@ -46,9 +46,8 @@ fn load(file: &[u8]) -> Store {
     let mut store = empty_store();
     let mut loader = Loader::new(file.first_chunk().expect("a page"), file.len() as u64).expect("a snapshot");
     let header = loader.header();
-    let ids: Vec<KeyspaceId> = header.keyspaces.iter().map(|keyspace| keyspace.id).collect();
-    store.restore_keyspaces(&ids, header.next_keyspace).expect("the same databases");
-    header.keyspaces.iter().for_each(|keyspace| store.reserve(keyspace.id, keyspace.entries).expect("its keyspace"));
+    store.restore_keyspaces(header).expect("the same databases");
+    header.keyspaces.iter().for_each(|keyspace| store.reserve(keyspace.id, keyspace.entries));
     let mut buffer = vec![0; 2 * SNAPSHOT_BLOCK_BYTES_MAX];
     let (mut at, mut held) = (PAGE_BYTES, 0);
     while at < file.len() || held > 0 {
@@ -56,7 +55,7 @@ fn load(file: &[u8]) -> Store {
         buffer[held..held + more].copy_from_slice(&file[at..at + more]);
         at += more;
         held += more;
-        let read = loader.read(&buffer[..held], |entries| store.load(entries, NOW).expect("its keyspace"));
+        let read = loader.read(&buffer[..held], |entries| store.load(entries, NOW, |_| true));
         let read = read.expect("it is sound");
         buffer.copy_within(read..held, 0);
         held -= read;

@@ -146,4 +146,18 @@ pub struct MachineFacts {
     /// Clients connected to each shard, in shard order.
     pub clients: Vec<u32>,
     pub saves: SaveFacts,
+    /// How far loading is; None when it is over.
+    pub loading: Option<LoadingFacts>,
+}
+
+/// How much of what is on the disk is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadingFacts {
+    /// When it was begun, seconds since the Unix epoch.
+    pub started_s: u64,
+    /// Bytes of the files, and how many of them are read.
+    pub total_bytes: u64,
+    pub loaded_bytes: u64,
+    /// How long the rest will take, if it goes on like this.
+    pub eta_s: u64,
 }

@@ -77,7 +77,9 @@ impl Disk {
             let mut replay = Replay::new(expected, &segments);
             let shard = &mut shards.shards[index];
             shard.begin_loading();
-            while replay.step(|records| shard.redo(records)).expect("a sound log") {}
+            while replay.step(|records| shard.redo(records)).expect("a sound log") {
+                while shard.free_redone_slice() {}
+            }
             next.push(Lsn(replay.end().last_lsn.0 + 1));
         }
         (shards, next)

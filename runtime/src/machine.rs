@@ -120,6 +120,7 @@ impl Machine for HostMachine {
         let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
         let memory = rustix::system::sysinfo();
         MachineFacts {
+            loading: None,
             os: format!("{} {} {}", text(uname.sysname()), text(uname.release()), text(uname.machine())),
             process_id: std::process::id(),
             saves: self.saves(),

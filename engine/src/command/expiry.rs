@@ -115,6 +115,9 @@ fn set_expiry(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>, u
     let conditions = conditions(call)?;
     let at = absolute_ms(integer(call.args().get(2))?, unit, call.now)?;
     let Some(old) = store.peek(key(call), call.now).map(|entry| entry.expire_ms()) else {
+        if at <= call.now.0 as i64 {
+            store.remove(key(call), call.now);
+        }
         reply.integer(0);
         return Ok(Outcome::Done);
     };

@@ -187,7 +187,7 @@ fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
     // Without a directory nothing was ever saved.
     let changes = if saves.is_available { saves.changes } else { counters.changes };
     let written: std::fmt::Result = lines!(text, "Persistence",
-        "loading": 0,
+        "loading": source.facts.loading.is_some() as u8,
         "async_loading": 0,
         "current_cow_peak": 0,
         "current_cow_size": 0,
@@ -227,7 +227,14 @@ fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
             saves.snapshot_bytes,
         )?;
     }
-    Ok(())
+    let Some(loading) = source.facts.loading else { return Ok(()) };
+    let percent = loading.loaded_bytes as f64 * 100.0 / loading.total_bytes.max(1) as f64;
+    write!(
+        text,
+        "loading_start_time:{}\r\nloading_total_bytes:{}\r\nloading_loaded_bytes:{}\r\nloading_loaded_perc:{percent:.2}\r\n\
+         loading_eta_seconds:{}\r\n",
+        loading.started_s, loading.total_bytes, loading.loaded_bytes, loading.eta_s,
+    )
 }
 
 fn stats(text: &mut String, source: &Source<'_>) -> std::fmt::Result {

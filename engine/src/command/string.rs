@@ -242,9 +242,8 @@ fn getset(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Re
 }
 
 fn getdel(call: &Call<'_>, store: &mut Store, reply: &mut ReplyWriter<'_>) -> Result {
-    if write_current(call, store, reply) {
-        store.remove(key(call), call.now);
-    }
+    write_current(call, store, reply);
+    store.remove(key(call), call.now);
     Ok(Outcome::Done)
 }
 

@@ -12,7 +12,7 @@ use std::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;
 
-use super::{Journal, Lsn};
+use super::{Journal, Layout, Lsn};
 use crate::store::KeyspaceId;
 
 /// The log of one shard as its store sees it.
@@ -144,18 +144,10 @@ impl ChangeLog {
         }
     }
 
-    /// A database's number leads to a fresh keyspace.
-    pub fn map(&mut self, db: u8, keyspace: KeyspaceId) {
+    /// The numbers of databases lead to these keyspaces.
+    pub fn layout(&mut self, layout: Layout<'_>) {
         if self.is_on() {
-            self.journal.map(db, keyspace);
-            self.note_all();
-        }
-    }
-
-    /// Two databases' numbers have changed places.
-    pub fn swap(&mut self, one: u8, other: u8) {
-        if self.is_on() {
-            self.journal.swap(one, other);
+            self.journal.layout(layout);
             self.note_all();
         }
     }

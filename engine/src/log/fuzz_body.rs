@@ -5,7 +5,7 @@
 //! may get its checksum back.
 
 use super::format::{BatchHeader, PAGE_BYTES, SEGMENT_HEADER_BYTES};
-use super::{Expected, FsyncPolicy, Journal, LogStart, Lsn, Record, Replay, Segment, Tail};
+use super::{Expected, FsyncPolicy, Journal, Layout, LogStart, Lsn, Record, Replay, Segment, Tail};
 use crate::id::Millis;
 use crate::store::KeyspaceId;
 
@@ -80,6 +80,10 @@ fn sound_log(bytes: &[u8], is_sealed: bool) -> Vec<Vec<u8>> {
             0 => journal.remove(keyspace, value),
             1 => journal.expire(keyspace, value, value[0] as u64, None),
             2 => journal.write_at(keyspace, value, value[0] as u64, value, Some(1)),
+            3 if value.len() > 4 => {
+                let ids = Layout::encode([KeyspaceId(1 + value[1] as u32), KeyspaceId(0)]);
+                journal.layout(Layout::new(value[2] as u64, 257, &ids));
+            }
             3 => write(&mut journal, FsyncPolicy::Always),
             4 => journal.set(keyspace, value, &vec![value[0]; value[0] as usize * 80], 0, None),
             _ => journal.set(keyspace, &value[1..], value, value[0] as u64, None),
@@ -154,7 +158,7 @@ fn bytes_of(record: &Record<'_>) -> usize {
         Record::Set { key, value, .. } => key.len() + value.len(),
         Record::WriteAt { key, bytes, .. } => key.len() + bytes.len(),
         Record::Remove { key, .. } | Record::Expire { key, .. } => key.len(),
-        Record::Map { .. } | Record::Swap { .. } => 0,
+        Record::Layout(layout) => 4 * layout.keyspaces().count(),
         Record::Transaction(transaction) => {
             transaction.participants().flat_map(|(_, effects)| effects).map(|record| bytes_of(&record)).sum()
         }

@@ -22,7 +22,7 @@ use super::format::{
     BATCH_HEADER_BYTES, BATCH_IS_SEAL, BatchContent, BatchMoment, BatchOwner, PAGE_BYTES, SEGMENT_HEADER_BYTES,
     SegmentHeader, pages_up,
 };
-use super::record::{Effects, Kind, Layout, PART_FIRST, PART_LAST, PART_MIDDLE, PART_OVERHEAD_BYTES, Record};
+use super::record::{Effects, Encoding, Kind, Layout, PART_FIRST, PART_LAST, PART_MIDDLE, PART_OVERHEAD_BYTES, Record};
 use super::{Buffer, Lsn};
 use crate::id::Millis;
 use crate::limits::{
@@ -245,7 +245,7 @@ impl Journal {
     #[inline]
     pub fn set(&mut self, keyspace: KeyspaceId, key: &[u8], value: &[u8], expire_ms: u64, version: Option<u64>) {
         if self.is_on {
-            self.append(Record::Set { keyspace, key, value, expire_ms, version }.layout());
+            self.append(Record::Set { keyspace, key, value, expire_ms, version }.encoding());
         }
     }
 
@@ -253,7 +253,7 @@ impl Journal {
     #[inline]
     pub fn remove(&mut self, keyspace: KeyspaceId, key: &[u8]) {
         if self.is_on {
-            self.append(Record::Remove { keyspace, key }.layout());
+            self.append(Record::Remove { keyspace, key }.encoding());
         }
     }
 
@@ -261,7 +261,7 @@ impl Journal {
     #[inline]
     pub fn expire(&mut self, keyspace: KeyspaceId, key: &[u8], expire_ms: u64, version: Option<u64>) {
         if self.is_on {
-            self.append(Record::Expire { keyspace, key, expire_ms, version }.layout());
+            self.append(Record::Expire { keyspace, key, expire_ms, version }.encoding());
         }
     }
 
@@ -269,21 +269,14 @@ impl Journal {
     #[inline]
     pub fn write_at(&mut self, keyspace: KeyspaceId, key: &[u8], offset: u64, bytes: &[u8], version: Option<u64>) {
         if self.is_on {
-            self.append(Record::WriteAt { keyspace, key, offset, bytes, version }.layout());
+            self.append(Record::WriteAt { keyspace, key, offset, bytes, version }.encoding());
         }
     }
 
-    /// The number of a database leads to a fresh, empty keyspace.
-    pub fn map(&mut self, db: u8, keyspace: KeyspaceId) {
+    /// The numbers of databases lead to these keyspaces.
+    pub fn layout(&mut self, layout: Layout<'_>) {
         if self.is_on {
-            self.append(Record::Map { db, keyspace }.layout());
-        }
-    }
-
-    /// Two numbers of databases change places.
-    pub fn swap(&mut self, one: u8, other: u8) {
-        if self.is_on {
-            self.append(Record::Swap { one, other }.layout());
+            self.append(Record::Layout(layout).encoding());
         }
     }
 
@@ -291,7 +284,7 @@ impl Journal {
     pub fn transaction(&mut self, txid: u64, effects: &Effects) {
         if self.is_on {
             debug_assert!(txid > self.last_txid, "transactions are numbered upwards");
-            self.append(effects.transaction(txid).layout());
+            self.append(effects.transaction(txid).encoding());
             // Not before: a batch that ends within it does not have it.
             self.last_txid = txid;
         }
@@ -454,31 +447,31 @@ impl Journal {
     }
 
     #[inline(always)]
-    fn append(&mut self, mut layout: Layout<'_>) {
-        let tail_bytes = layout.tail_bytes();
-        let head = layout.head.finish(layout.kind, layout.flags, tail_bytes);
+    fn append(&mut self, mut encoding: Encoding<'_>) {
+        let tail_bytes = encoding.tail_bytes();
+        let head = encoding.head.finish(encoding.kind, encoding.flags, tail_bytes);
         if head.len() + tail_bytes <= self.open.limit - self.open.at {
-            self.open.put(head, layout.key, layout.value);
+            self.open.put(head, encoding.key, encoding.value);
             self.last_lsn.0 += 1;
         } else {
-            self.append_elsewhere(layout);
+            self.append_elsewhere(encoding);
         }
     }
 
     /// Appends what does not fit into the open batch.
     #[cold]
     #[inline(never)]
-    fn append_elsewhere(&mut self, mut layout: Layout<'_>) {
-        let tail_bytes = layout.tail_bytes();
-        let head = layout.head.finish(layout.kind, layout.flags, tail_bytes);
+    fn append_elsewhere(&mut self, mut encoding: Encoding<'_>) {
+        let tail_bytes = encoding.tail_bytes();
+        let head = encoding.head.finish(encoding.kind, encoding.flags, tail_bytes);
         if head.len() + tail_bytes <= self.payload_bytes_max() {
             self.open_batch(head.len() + tail_bytes);
-            self.open.put(head, layout.key, layout.value);
+            self.open.put(head, encoding.key, encoding.value);
             self.last_lsn.0 += 1;
             return;
         }
-        let (kind, flags) = (layout.kind, layout.flags);
-        let mut rest = Pieces([layout.head.rest(), layout.key, layout.value]);
+        let (kind, flags) = (encoding.kind, encoding.flags);
+        let mut rest = Pieces([encoding.head.rest(), encoding.key, encoding.value]);
         let mut is_first = true;
         while rest.len() > 0 {
             if self.open.limit - self.open.at < SPLIT_ROOM_MIN {

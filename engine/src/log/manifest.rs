@@ -11,9 +11,9 @@
 //!   0       8         12      16       20       22     24       32         48           56          64         72
 //!   | magic | version | crc32 | length | shards | zero | number | database | generation | last_txid | wall_ms |
 //!
-//!  then for each shard, 40 bytes:
-//!   0          8           16                 24              32              40
-//!   | snapshot | base_lsn  | first_generation | first_segment | next_keyspace |
+//!  then for each shard, 32 bytes:
+//!   0          8           16                 24              32
+//!   | snapshot | base_lsn  | first_generation | first_segment |
 //! ```
 
 use thiserror::Error;
@@ -25,7 +25,7 @@ pub const VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"TORCMANI";
 const HEAD_BYTES: usize = 72;
-const SHARD_BYTES: usize = 40;
+const SHARD_BYTES: usize = 32;
 /// Where the checksum lies; it covers what is before and what is after it.
 const CRC: std::ops::Range<usize> = 12..16;
 
@@ -62,8 +62,6 @@ pub struct ShardManifest {
     /// The first segment that replay needs, and the generation in whose files it is counted.
     pub first_generation: u64,
     pub first_segment: u64,
-    /// The keyspace id to be given next.
-    pub next_keyspace: u64,
 }
 
 /// Why bytes are not a manifest, or not the right one.
@@ -100,9 +98,9 @@ impl Manifest {
             bytes.extend(word.to_le_bytes());
         }
         for shard in &self.shards {
-            let ShardManifest { snapshot, base_lsn, first_generation, first_segment, next_keyspace } = *shard;
+            let ShardManifest { snapshot, base_lsn, first_generation, first_segment } = *shard;
             assert!(snapshot != Some(0), "snapshots are numbered from 1");
-            for word in [snapshot.unwrap_or(0), base_lsn.0, first_generation, first_segment, next_keyspace] {
+            for word in [snapshot.unwrap_or(0), base_lsn.0, first_generation, first_segment] {
                 bytes.extend(word.to_le_bytes());
             }
         }
@@ -220,7 +218,6 @@ impl Reader<'_> {
             base_lsn: Lsn(self.word()?),
             first_generation: self.word()?,
             first_segment: self.word()?,
-            next_keyspace: self.word()?,
         })
     }
 }
@@ -235,7 +232,6 @@ mod tests {
             base_lsn: Lsn(1000 * index),
             first_generation: 3 + index % 2,
             first_segment: 9 * index,
-            next_keyspace: 16 + index,
         };
         Manifest {
             number: 12,
@@ -252,7 +248,7 @@ mod tests {
         for shards in [1, 2, 3, 300] {
             let manifest = manifest(shards);
             let bytes = manifest.encode();
-            assert_eq!(bytes.len() as u64, 72 + 40 * shards);
+            assert_eq!(bytes.len() as u64, 72 + 32 * shards);
             assert_eq!(Manifest::decode(&bytes), Ok(manifest));
         }
     }
@@ -261,11 +257,10 @@ mod tests {
     fn layout_is_the_documented_one() {
         let bytes = manifest(2).encode();
         assert_eq!(&bytes[..12], b"TORCMANI\x01\0\0\0");
-        assert_eq!(&bytes[16..24], &[152, 0, 0, 0, 2, 0, 0, 0]);
+        assert_eq!(&bytes[16..24], &[136, 0, 0, 0, 2, 0, 0, 0]);
         assert_eq!((bytes[24], &bytes[32..48], bytes[48], bytes[56]), (12, &b"0123456789abcdef"[..], 4, 77));
-        let second = &bytes[72 + 40..];
+        let second = &bytes[72 + 32..];
         assert_eq!((second[0], &second[8..10], second[16], second[24]), (71, &1000u16.to_le_bytes()[..], 4, 9));
-        assert_eq!(second[32], 17);
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! type      1 byte  [`Kind`]
 //! flags     1 byte  EXPIRE 1, VERSION 2, part: 0 whole, 4 first, 8 middle, 12 last
 //! keyspace  varint
-//! expire_ms 8 bytes, if EXPIRE                 Map:         database 1 byte, keyspace varint
-//! version   8 bytes, if VERSION                Swap:        database 1 byte, database 1 byte
+//! expire_ms 8 bytes, if EXPIRE                 Layout:      number 8 bytes, next keyspace 4 bytes, then of each
+//! version   8 bytes, if VERSION                             database: keyspace 4 bytes
 //! offset    varint, if WriteAt                 Transaction: id 8 bytes, then for each participant:
 //! key       varint length, bytes                            shard varint, length varint, its records
 //! value     the rest
@@ -19,6 +19,7 @@
 //!
 //! Varints are LEB128 of at most ten bytes. Nothing is believed about a length that the bytes at hand do not bear out.
 
+use crate::limits;
 use crate::store::KeyspaceId;
 
 /// The first bytes of a record: which change it is. Numbers are never given to another one.
@@ -28,9 +29,8 @@ pub(super) enum Kind {
     Remove = 2,
     Expire = 3,
     WriteAt = 4,
-    Map = 5,
-    Swap = 6,
-    Transaction = 7,
+    Layout = 5,
+    Transaction = 6,
 }
 
 const EXPIRE: u8 = 1;
@@ -60,12 +60,51 @@ pub enum Record<'a> {
     Expire { keyspace: KeyspaceId, key: &'a [u8], expire_ms: u64, version: Option<u64> },
     /// The value has these bytes at this offset from now on; zeros fill what is missing before it.
     WriteAt { keyspace: KeyspaceId, key: &'a [u8], offset: u64, bytes: &'a [u8], version: Option<u64> },
-    /// The number of a database leads to this keyspace from now on, which is empty and was never there before.
-    Map { db: u8, keyspace: KeyspaceId },
-    /// Two numbers of databases change places.
-    Swap { one: u8, other: u8 },
+    /// The numbers of databases lead to these keyspaces from now on: those that none leads to are gone with all their keys,
+    /// and those that were not there are empty. It says all of it, so that what is redone may have it already.
+    Layout(Layout<'a>),
     /// What one transaction did on all shards that took part.
     Transaction(Transaction<'a>),
+}
+
+/// Which keyspaces the numbers of databases lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout<'a> {
+    /// Changes of the layout are counted from 1 on, on all shards alike; 0 is what a new database has.
+    pub number: u64,
+    /// The keyspace id to be given next.
+    pub next_keyspace: u32,
+    /// Four bytes for each number.
+    ids: &'a [u8],
+}
+
+impl<'a> Layout<'a> {
+    /// The layout with the ids that [`Layout::encode`] made.
+    pub fn new(number: u64, next_keyspace: u32, ids: &'a [u8]) -> Layout<'a> {
+        let layout = Layout { number, next_keyspace, ids };
+        debug_assert!(layout.is_sound());
+        layout
+    }
+
+    /// Ids as they are written.
+    pub fn encode(keyspaces: impl IntoIterator<Item = KeyspaceId>) -> Vec<u8> {
+        keyspaces.into_iter().flat_map(|id| id.0.to_le_bytes()).collect()
+    }
+
+    /// The keyspaces by the number of the database.
+    pub fn keyspaces(self) -> impl Iterator<Item = KeyspaceId> + Clone + use<'a> {
+        let (ids, _) = self.ids.as_chunks();
+        ids.iter().map(|id| KeyspaceId(u32::from_le_bytes(*id)))
+    }
+
+    fn is_sound(self) -> bool {
+        let count = self.ids.len() / 4;
+        self.ids.len().is_multiple_of(4)
+            && (1..=limits::DATABASES_MAX).contains(&count)
+            && self.keyspaces().enumerate().all(|(number, id)| {
+                id.0 < self.next_keyspace && self.keyspaces().take(number).all(|before| before != id)
+            })
+    }
 }
 
 /// All effects of a transaction over shards, of every participant.
@@ -84,10 +123,12 @@ pub struct Effects(Vec<u8>);
 impl Effects {
     /// Adds one record.
     pub fn push(&mut self, record: &Record<'_>) {
-        let mut layout = record.layout();
-        self.0.extend_from_slice(layout.head.finish(layout.kind, layout.flags, layout.tail_bytes()));
-        self.0.extend_from_slice(layout.key);
-        self.0.extend_from_slice(layout.value);
+        let mut encoding = record.encoding();
+        let tail_bytes = encoding.tail_bytes();
+        let head = encoding.head.finish(encoding.kind, encoding.flags, tail_bytes);
+        self.0.extend_from_slice(head);
+        self.0.extend_from_slice(encoding.key);
+        self.0.extend_from_slice(encoding.value);
     }
 
     #[cfg(test)]
@@ -145,7 +186,7 @@ impl<'a> Transaction<'a> {
 }
 
 /// How a record lies on disk: a head, then two runs of bytes.
-pub(super) struct Layout<'a> {
+pub(super) struct Encoding<'a> {
     pub kind: Kind,
     pub flags: u8,
     pub head: Head,
@@ -155,7 +196,7 @@ pub(super) struct Layout<'a> {
 
 impl<'a> Record<'a> {
     #[inline(always)]
-    pub(super) fn layout(&self) -> Layout<'a> {
+    pub(super) fn encoding(&self) -> Encoding<'a> {
         let none: &[u8] = &[];
         let (kind, flags, head, key, value) = match *self {
             Record::Set { keyspace, key, value, expire_ms, version } => {
@@ -174,16 +215,11 @@ impl<'a> Record<'a> {
                 let (head, flags) = keyed(keyspace, 0, version, Some(offset), key.len());
                 (Kind::WriteAt, flags, head, key, bytes)
             }
-            Record::Map { db, keyspace } => {
+            Record::Layout(Layout { number, next_keyspace, ids }) => {
                 let mut head = Head::default();
-                head.bytes([db]);
-                head.varint(keyspace.0 as u64);
-                (Kind::Map, 0, head, none, none)
-            }
-            Record::Swap { one, other } => {
-                let mut head = Head::default();
-                head.bytes([one, other]);
-                (Kind::Swap, 0, head, none, none)
+                head.bytes(number.to_le_bytes());
+                head.bytes(next_keyspace.to_le_bytes());
+                (Kind::Layout, 0, head, none, ids)
             }
             Record::Transaction(Transaction { txid, parts }) => {
                 let mut head = Head::default();
@@ -191,7 +227,7 @@ impl<'a> Record<'a> {
                 (Kind::Transaction, 0, head, none, parts)
             }
         };
-        Layout { kind, flags, head, key, value }
+        Encoding { kind, flags, head, key, value }
     }
 
     /// A record from what follows type and flags, if that is one.
@@ -217,9 +253,11 @@ impl<'a> Record<'a> {
                 let offset = reader.varint()?;
                 Record::WriteAt { keyspace, key: reader.prefixed()?, offset, bytes: reader.all(), version }
             }
-            5 if has(0) => Record::Map { db: reader.byte()?, keyspace: reader.keyspace()? },
-            6 if has(0) => Record::Swap { one: reader.byte()?, other: reader.byte()? },
-            7 if has(0) => {
+            5 if has(0) => {
+                let layout = Layout { number: reader.u64()?, next_keyspace: reader.u32()?, ids: reader.all() };
+                Record::Layout(layout.is_sound().then_some(layout)?)
+            }
+            6 if has(0) => {
                 let transaction = Transaction { txid: reader.u64()?, parts: reader.all() };
                 Record::Transaction(transaction.is_sound().then_some(transaction)?)
             }
@@ -229,7 +267,7 @@ impl<'a> Record<'a> {
     }
 }
 
-impl Layout<'_> {
+impl Encoding<'_> {
     /// Bytes behind the head.
     #[inline]
     pub fn tail_bytes(&self) -> usize {
@@ -406,6 +444,12 @@ impl<'a> Reader<'a> {
         Some(u64::from_le_bytes(*bytes))
     }
 
+    fn u32(&mut self) -> Option<u32> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u32::from_le_bytes(*bytes))
+    }
+
     fn all(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
@@ -438,8 +482,8 @@ mod tests {
             Record::Expire { keyspace: KEYSPACE, key: b"k", expire_ms: 0, version: None },
             Record::Expire { keyspace: KEYSPACE, key: b"k", expire_ms: 7, version: Some(u64::MAX) },
             Record::WriteAt { keyspace: KEYSPACE, key: b"k", offset: u64::MAX, bytes: b"", version: Some(3) },
-            Record::Map { db: 15, keyspace: KeyspaceId(u32::MAX) },
-            Record::Swap { one: 0, other: 255 },
+            Record::Layout(Layout::new(u64::MAX, 301, &[44, 1, 0, 0, 0, 0, 0, 0])),
+            Record::Layout(Layout::new(1, u32::MAX, &[0xfe, 0xff, 0xff, 0xff])),
         ]
     }
 
@@ -447,6 +491,9 @@ mod tests {
     fn bytes_are_what_the_document_says() {
         let record = Record::Set { keyspace: KeyspaceId(0), key: b"user:7", value: b"x", expire_ms: 0, version: None };
         assert_eq!(encoded(&record), b"\x0b\x01\x00\x00\x06user:7x");
+        let ids = Layout::encode([1, 0, 2].map(KeyspaceId));
+        let record = Record::Layout(Layout::new(1, 3, &ids));
+        assert_eq!(encoded(&record), b"\x1a\x05\0\x01\0\0\0\0\0\0\0\x03\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0");
     }
 
     #[test]
@@ -477,7 +524,18 @@ mod tests {
             let longer = [&bytes[..], b"x"].concat();
             assert_eq!(decoded(&longer), None);
         }
-        assert_eq!(decoded(b"\x02\x08\x00"), None, "no such type");
+        assert_eq!(decoded(b"\x02\x07\x00"), None, "no such type");
+        let layout = |next: u32, ids: &[u8]| {
+            let mut bytes = vec![14 + ids.len() as u8, 5, 0];
+            bytes.extend([&[1, 0, 0, 0, 0, 0, 0, 0], &next.to_le_bytes()[..], ids].concat());
+            decoded(&bytes).is_some()
+        };
+        assert!(layout(2, &[1, 0, 0, 0, 0, 0, 0, 0]));
+        assert!(!layout(2, &[]) && !layout(2, &[1, 0, 0]), "no database, or a part of one");
+        assert!(!layout(2, &[1, 0, 0, 0, 1, 0, 0, 0]), "a keyspace twice");
+        assert!(!layout(1, &[1, 0, 0, 0]), "a keyspace that there was not yet");
+        let many: Vec<u8> = (0..100u32).flat_map(u32::to_le_bytes).collect();
+        assert!(!layout(100, &many[..4 * (limits::DATABASES_MAX + 1)]), "more databases than there can be");
         assert_eq!(decoded(b"\x04\x06\x01\x00\x01"), None, "a flag that it cannot have");
         assert_eq!(decoded(b"\x05\x02\x00\x00\x01kx"), None, "a key's end, and more");
         assert_eq!(decoded(b"\x01\x01"), None, "no flags");

@@ -140,6 +140,28 @@ pub struct Replay<'a> {
     end: End,
 }
 
+/// Where the reading of a log was left, without the files.
+#[derive(Debug)]
+pub struct Paused {
+    expected: Expected,
+    current: Option<(usize, SegmentHeader)>,
+    offset: usize,
+    is_done: bool,
+    last_lsn: u64,
+    last_crc: u32,
+    parts: Vec<u8>,
+    parts_of: Option<(u8, u8)>,
+    has_skipped: bool,
+    end: End,
+}
+
+impl Paused {
+    /// How many segments, from the first on, are not looked at any more: they may be given without bytes.
+    pub fn segments_done(&self) -> usize {
+        self.current.as_ref().map_or(0, |(index, _)| *index)
+    }
+}
+
 impl<'a> Replay<'a> {
     /// A reader of one shard's segments, sorted by generation, then number; from the first that may have records behind
     /// the base on.
@@ -168,6 +190,31 @@ impl<'a> Replay<'a> {
                 bytes: 0,
                 tail: Tail::Sound,
             },
+        }
+    }
+
+    /// Leaves off between two steps.
+    pub fn pause(self) -> Paused {
+        let Replay { expected, current, offset, is_done, last_lsn, last_crc, parts, parts_of, has_skipped, end, .. } = self;
+        Paused { expected, current, offset, is_done, last_lsn, last_crc, parts, parts_of, has_skipped, end }
+    }
+
+    /// Goes on where the same segments were left.
+    pub fn resume(paused: Paused, segments: &'a [Segment<'a>]) -> Replay<'a> {
+        let Paused { expected, current, offset, is_done, last_lsn, last_crc, parts, parts_of, has_skipped, end } = paused;
+        Replay {
+            expected,
+            segments,
+            current,
+            offset,
+            is_done,
+            last_lsn,
+            last_crc,
+            parts,
+            parts_of,
+            has_skipped,
+            group: Vec::with_capacity(LOG_REPLAY_RECORDS),
+            end,
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::format::{BATCH_HEADER_BYTES, BatchHeader};
 use super::record::Reader;
 use super::{
-    Damage, Effects, End, Expected, FsyncPolicy, Journal, LogStart, Lsn, Record, Replay, Segment, Tail, Write,
+    Damage, Effects, End, Expected, FsyncPolicy, Journal, Layout, LogStart, Lsn, Record, Replay, Segment, Tail, Write,
 };
 use crate::id::Millis;
 use crate::store::KeyspaceId;
@@ -97,8 +97,7 @@ impl World {
             Record::WriteAt { keyspace, key, offset, bytes, version } => {
                 journal.write_at(keyspace, key, offset, bytes, version);
             }
-            Record::Map { db, keyspace } => journal.map(db, keyspace),
-            Record::Swap { one, other } => journal.swap(one, other),
+            Record::Layout(layout) => journal.layout(layout),
             Record::Transaction(transaction) => {
                 let parts: Vec<(u16, Effects)> = transaction
                     .participants()
@@ -209,7 +208,12 @@ fn read(
             }
         });
         match step {
-            Ok(true) => {}
+            // Nothing of what is behind it is missed when it goes on.
+            Ok(true) => {
+                let paused = replay.pause();
+                assert!(paused.segments_done() < segments.len());
+                replay = Replay::resume(paused, &segments);
+            }
             Ok(false) => break Ok(replay.end()),
             Err(damage) => break Err(damage),
         }

@@ -22,7 +22,7 @@
 //! the budget is held back, a little more at each tick, and much more each time that writes have brought a small part of
 //! it, until it is not.
 
-use super::{Core, Shard};
+use super::{Core, Shard, Stage};
 use crate::command::{Call, Error, flag};
 use crate::id::{Millis, ShardId};
 use crate::limits;
@@ -325,6 +325,12 @@ impl Core {
         }
     }
 
+    /// As [`Core::balance`], while nobody is served. True: evicting more would help.
+    pub(super) fn balance_loaded(&mut self, machine: &mut dyn Machine, now: Millis) -> bool {
+        self.balance(machine, now, None);
+        self.budget.in_debt
+    }
+
     fn note_exceeded(&mut self, exceeded: bool, now: Millis) {
         if !exceeded {
             self.stats.counters.eviction_exceeded_ms += self.budget.exceeded_ms(now);
@@ -348,6 +354,10 @@ impl Shard {
     pub(super) fn run_budget(&mut self, now: Millis, machine: &mut dyn Machine, tick: Option<Tick>) {
         let core = &mut self.core;
         core.budget.set_buffers(self.buffer_bytes);
+        // What is loaded makes room for itself, and nothing else may go meanwhile.
+        if self.stage == Stage::Redoing {
+            return;
+        }
         // Without a budget, and before what the table can name is full, nothing else would look.
         if tick.is_some() && core.lacks_room() {
             core.budget.look_again();

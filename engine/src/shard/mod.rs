@@ -34,12 +34,14 @@ use crate::config::Config;
 use crate::id::{Millis, SessionId, ShardId};
 use crate::limits;
 use crate::log::{Journal, LogStart, Lsn, Record};
+use crate::machine::Machine;
+use crate::snapshot::{Header, LoadedEntry};
 use crate::message::Frame;
 use crate::random::Random;
 use crate::route::Route;
 use crate::session::Client;
 use crate::stats::Stats;
-use crate::store::Store;
+use crate::store::{Databases, KeyspacesRefused, Store};
 use budget::Budget;
 use durable::HeldReplies;
 use fanout::{Fanout, Fanouts};
@@ -159,10 +161,19 @@ pub struct Shard {
     buffer_bytes: u64,
     buffer_bytes_others: u64,
     stopping: bool,
-    /// Keys are refused: what the disk has is not there yet.
-    loading: bool,
     /// Whether the runtime has been told that there is to be a log.
     is_logging: bool,
+    stage: Stage,
+}
+
+/// How far the shard is with what the disk has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It is being redone: nothing expires, and nobody is served.
+    Redoing,
+    /// It is there. What other shards ask is answered; clients of this one wait until all shards are as far.
+    Redone,
+    Serving,
 }
 
 /// The part of a shard that commands are executed on.
@@ -229,29 +240,98 @@ impl Shard {
             buffer_bytes: 0,
             buffer_bytes_others: 0,
             stopping: false,
-            loading: false,
             is_logging,
+            stage: Stage::Serving,
         }
     }
 
-    /// From now on commands on keys are refused, until [`Shard::end_loading`].
+    /// From now on commands on keys are refused, until [`Shard::end_loading`], and what the disk has is redone:
+    /// snapshots and logs of one or several shards, of each of them first its snapshot and then its log.
     pub fn begin_loading(&mut self) {
-        self.loading = true;
+        self.stage = Stage::Redoing;
+    }
+
+    /// Begins a snapshot. `is_own`: nothing of other shards will come, so there is room to be made for all of it.
+    pub fn begin_snapshot_load(&mut self, header: &Header, is_own: bool) -> Result<(), KeyspacesRefused> {
+        self.core.store.restore_keyspaces(header)?;
+        for keyspace in header.keyspaces.iter().filter(|_| is_own && self.core.config.maxmemory == 0) {
+            self.core.store.reserve(keyspace.id, keyspace.entries);
+        }
+        Ok(())
+    }
+
+    /// Takes entries of a snapshot, those whose keys are this shard's.
+    pub fn load(&mut self, entries: &[LoadedEntry<'_>], now: Millis) {
+        let (route, id) = (&self.route, self.core.id);
+        self.core.store.load(entries, now, |key| route.owner(key) == id);
     }
 
     /// Redoes changes that a log has, in order: of keys that are this shard's, and of databases.
     pub fn redo(&mut self, records: &[(Lsn, Record<'_>)]) {
         let (route, id) = (&self.route, self.core.id);
         self.core.store.redo(records, |key| route.owner(key) == id);
-        self.core.store.drop_garbage();
+    }
+
+    /// Frees a slice of what was redone and is no more. True if there is more; it had better go before more comes.
+    pub fn free_redone_slice(&mut self) -> bool {
+        self.core.store.free_redone_slice()
+    }
+
+    /// Evicts a slice of what is loaded if that is more than `maxmemory` allows, and the policy evicts. True if there is
+    /// more to go before more comes.
+    pub fn evict_loaded_slice(&mut self, now: Millis, machine: &mut dyn Machine) -> bool {
+        self.core.budget.set_buffers(self.buffer_bytes);
+        self.core.balance_loaded(machine, now)
+    }
+
+    /// Keys of all databases.
+    pub fn keys(&self) -> u64 {
+        (0..self.core.store.databases() as u8).map(|db| self.core.store.len(db) as u64).sum()
+    }
+
+    /// Which keyspaces the numbers of databases lead to.
+    pub fn layout(&self) -> Databases {
+        self.core.store.layout()
+    }
+
+    /// What another shard says of that, if it knows more: a crash may have taken the end of this shard's log. Logged, if
+    /// the journal is on.
+    pub fn adopt_layout(&mut self, layout: &Databases) -> Result<(), KeyspacesRefused> {
+        self.core.store.adopt(layout)
+    }
+
+    /// Removals of keys that are not there need no log any more: a snapshot was taken since keys were evicted while they
+    /// were loaded.
+    pub fn forget_evicted_at_load(&mut self) {
+        self.core.store.log_all_removals(false);
     }
 
     /// All that the disk has is there. `now` is not before what the log says the clock had reached. The journal, if there
-    /// is to be one, has been begun: what expired meanwhile is removed.
-    pub fn end_loading(&mut self, now: Millis) {
+    /// is to be one, has been begun: what expired meanwhile is removed. Other shards may ask from now on; clients of this
+    /// one are served from [`Shard::end_loading`] on, when all shards are here. Returns how many keys were evicted.
+    pub fn end_redo(&mut self, now: Millis) -> u64 {
+        let counters = self.core.store.counters();
+        let evicted = counters.evicted + counters.expired;
+        if evicted > 0 {
+            self.core.store.log_all_removals(true);
+        }
         self.core.store.end_redo(now);
         self.core.config_changed();
-        self.loading = false;
+        self.stage = Stage::Redone;
+        evicted
+    }
+
+    /// Clients are served. Ends what [`Shard::end_redo`] ends, if that was not called.
+    pub fn end_loading(&mut self, now: Millis) {
+        if self.stage != Stage::Redone {
+            self.end_redo(now);
+        }
+        self.stage = Stage::Serving;
+    }
+
+    /// Whether clients are told to wait for what the disk has.
+    pub fn is_loading(&self) -> bool {
+        self.stage != Stage::Serving
     }
 
     /// Lets writes in, or not.

@@ -1,6 +1,6 @@
 //! What a shard does by the clock: keys that expire unread, idle clients, memory given back in slices.
 
-use super::Shard;
+use super::{Shard, Stage};
 use super::budget::Tick;
 use crate::id::{Millis, SessionId};
 use crate::limits;
@@ -56,7 +56,9 @@ impl Shard {
         let ticked = now >= self.timers.next_tick || self.timers.next_tick.0 - now.0 > interval;
         if ticked {
             self.timers.next_tick = Millis(now.0 + interval);
-            self.timers.expire_slices = limits::EXPIRE_SLICES_PER_TICK;
+            // What is redone last may lift what has come.
+            self.timers.expire_slices =
+                if self.stage == Stage::Redoing { 0 } else { limits::EXPIRE_SLICES_PER_TICK };
             self.close_idle(now);
             self.check_soft_limits(now);
             self.count_values_again();

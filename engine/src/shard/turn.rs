@@ -12,7 +12,7 @@ use torc_protocol::resp::request::{ProtocolError, Step};
 use super::garbage::{discard_all, discard_frame};
 use super::gate::{self, Refusal};
 use super::waiters::Waiter;
-use super::{Core, Input, Shard, Writes};
+use super::{Core, Input, Shard, Stage, Writes};
 use crate::command::{Call, Command, Error, Handler, Outcome, Owner, Result as CommandResult, Route, flag};
 use crate::id::{Millis, SessionId, ShardId};
 use crate::limits;
@@ -129,7 +129,9 @@ impl Shard {
         }
         self.execute(&mut context, &mut batch);
         self.step_waiters(&mut context, &mut batch);
-        self.core.store.reap(now);
+        if self.stage != Stage::Redoing {
+            self.core.store.reap(now);
+        }
         let tick = self.run_timers(now);
         self.enforce_buffer_limits(now);
         self.run_budget(now, &mut *context.machine, tick);
@@ -332,7 +334,7 @@ impl Shard {
             return if session.closing || self.stopping { Pause::Ended } else { Pause::Stall };
         }
         let limits = super::request_limits(&self.core.config, session.client.authenticated);
-        let required = gate::required_flags(&session.client, self.loading);
+        let required = gate::required_flags(&session.client, self.stage != Stage::Serving);
         loop {
             if !session.may_read() || !self.links.have_credit() || session.waits_to_write {
                 return Pause::Stall;

@@ -16,7 +16,8 @@ pub use crate::buffer::PAGE_BYTES;
 /// The version of everything in the file. See `engine/FORMAT.md` for what a next version must keep.
 pub const VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"TORCSNP\n";
-/// Where the numbers of databases begin in the header.
+/// Where the number of the layout lies in the header, and where the numbers of databases begin.
+const LAYOUT_AT: usize = 88;
 const DATABASES_AT: usize = 96;
 const DATABASE_BYTES: usize = 16;
 /// As many have room.
@@ -105,6 +106,8 @@ pub struct Header {
     pub last_version: u64,
     /// When it was begun, milliseconds since the epoch.
     pub wall_ms: u64,
+    /// How often the numbers of databases had come to lead to other keyspaces.
+    pub layout: u64,
     /// The id of the next fresh keyspace.
     pub next_keyspace: u32,
     /// By the number of the database.
@@ -137,6 +140,7 @@ impl Header {
         put(74, &self.shards.to_le_bytes());
         put(76, &self.next_keyspace.to_le_bytes());
         put(80, &(self.keyspaces.len() as u32).to_le_bytes());
+        put(LAYOUT_AT, &self.layout.to_le_bytes());
         for (number, keyspace) in self.keyspaces.iter().enumerate() {
             let at = DATABASES_AT + DATABASE_BYTES * number;
             put(at, &keyspace.id.0.to_le_bytes());
@@ -172,7 +176,7 @@ impl Header {
             .take(databases)
             .map(|keyspace| KeyspaceHeader { id: KeyspaceId(u32_at(keyspace, 0)), entries: u64_at(keyspace, 8) })
             .collect();
-        let unused = [&page[84..DATABASES_AT], &page[DATABASES_AT + DATABASE_BYTES * databases..]];
+        let unused = [&page[84..LAYOUT_AT], &page[DATABASES_AT + DATABASE_BYTES * databases..]];
         let is_known = keyspaces.iter().all(|keyspace| keyspace.id.0 < next_keyspace);
         let ids: Vec<KeyspaceId> = keyspaces.iter().map(|keyspace| keyspace.id).collect();
         let twice = ids.iter().enumerate().any(|(number, id)| ids[..number].contains(id));
@@ -190,6 +194,7 @@ impl Header {
             wall_ms: u64_at(page, 64),
             shard,
             shards,
+            layout: u64_at(page, LAYOUT_AT),
             next_keyspace,
             keyspaces,
         })

@@ -7,7 +7,7 @@ use super::load::read_all;
 use super::*;
 use crate::id::Millis;
 use crate::limits;
-use crate::store::{KeyspaceId, NewValue, SnapshotProgress, SnapshotStart, Store};
+use crate::store::{Databases, KeyspaceId, NewValue, SnapshotProgress, SnapshotStart, Store};
 
 const NOW: Millis = Millis(1_000);
 const KEYSPACES: [KeyspaceId; 2] = [KeyspaceId(7), KeyspaceId(300)];
@@ -30,11 +30,12 @@ fn content(file: &[u8]) -> Result<Content, Damage> {
 /// The file of a store that holds what is given, and nothing else.
 fn file_of(content: &Content) -> Vec<u8> {
     let mut store = Store::new(2, [1, 2, 3, 4], false);
-    store.restore_keyspaces(&KEYSPACES, 301).expect("it is empty");
+    let layout = Databases { number: 12, next_keyspace: 301, keyspaces: KEYSPACES.to_vec() };
+    store.adopt(&layout).expect("ids that can be");
     for ((keyspace, key), (value, expire_ms, version)) in content {
         let value = NewValue::from(&value[..]);
         let (keyspace, expire_ms, version) = (KeyspaceId(*keyspace), *expire_ms, *version);
-        store.load(&[LoadedEntry { keyspace, key, value, expire_ms, version }], NOW).expect("its keyspace");
+        store.load(&[LoadedEntry { keyspace, key, value, expire_ms, version }], NOW, |_| true);
     }
     let start = SnapshotStart { snapshot: 0x0102_0304_0506_0708, shard: 1, shards: 2, ..SnapshotStart::default() };
     let start = SnapshotStart { base_lsn: 77, last_txid: 5, last_version: 9, wall_ms: 1_000, ..start };
@@ -85,7 +86,7 @@ fn what_is_written_is_read() {
         assert_eq!((header.database, header.entries()), (*b"sixteen bytes...", all.len() as u64));
         let entries_of = |id: KeyspaceId| all.keys().filter(|(keyspace, _)| *keyspace == id.0).count() as u64;
         let keyspaces = KEYSPACES.map(|id| KeyspaceHeader { id, entries: entries_of(id) });
-        assert_eq!((header.keyspaces, header.next_keyspace), (keyspaces.to_vec(), 301));
+        assert_eq!((header.keyspaces, header.next_keyspace, header.layout), (keyspaces.to_vec(), 301, 12));
         assert_eq!((header.base_lsn, header.last_txid, header.last_version, header.wall_ms), (77, 5, 9, 1_000));
         assert_eq!((header.shard, header.shards), (1, 2));
     }

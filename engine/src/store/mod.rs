@@ -13,6 +13,7 @@ mod evict;
 pub mod eviction;
 mod expiry;
 mod garbage;
+mod layout;
 mod load;
 mod restore;
 mod snapshot;
@@ -34,7 +35,7 @@ pub use eviction::{LfuSettings, Policy};
 use expiry::{Expirer, is_expired};
 use garbage::Garbage;
 pub use garbage::GarbageCounters;
-pub use load::{KeyspacesRefused, UnknownKeyspace};
+pub use layout::{Databases, KeyspaceId, KeyspacesExhausted, KeyspacesRefused};
 use snapshot::Snapshot;
 pub use snapshot::{SnapshotCounters, SnapshotProgress, SnapshotRefused, SnapshotStart};
 pub use space::Ahead;
@@ -83,15 +84,6 @@ struct Keyspace {
     marks: Marks,
     hands: Hands,
 }
-
-/// A keyspace of one shard. It stays with its data when databases are swapped, and ends when they are flushed. The same on
-/// all shards, as what changes it happens on all in one order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeyspaceId(pub u32);
-
-/// There are no more ids for keyspaces: some four billion databases were flushed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyspacesExhausted;
 
 /// What is known of a key's use: the policy decides what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,8 +147,11 @@ const SETTLE_COST_BYTES: usize = 32;
 pub struct Store {
     /// By the number of the database.
     keyspaces: Vec<Keyspace>,
-    /// The id of the next fresh keyspace.
+    /// Changes of the layout so far, and the id of the next fresh keyspace.
+    layout_number: u64,
     next_id: u32,
+    /// Removals are logged of keys that are absent, too ([`Store::log_all_removals`]).
+    logs_all_removals: bool,
     hasher: RandomState,
     /// Hashes of entries that a reader found expired, with their database.
     reap: RefCell<Vec<(u8, u64)>>,
@@ -234,7 +229,9 @@ impl Store {
         let hasher = RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]);
         Store {
             keyspaces: (0..databases as u32).map(|id| Keyspace::new(KeyspaceId(id), policy, lfu, prefault)).collect(),
+            layout_number: 0,
             next_id: databases as u32,
+            logs_all_removals: false,
             observers: Observers {
                 garbage: Garbage::default(),
                 snapshot: Snapshot::default(),
@@ -425,7 +422,10 @@ impl Store {
     /// Removes a key. False if it was absent or expired.
     #[inline]
     pub fn remove(&mut self, key: Key<'_>, now: Millis) -> bool {
-        let Some(place) = self.find_mut(key, now) else { return false };
+        let Some(place) = self.find_mut(key, now) else {
+            self.log_absence(key);
+            return false;
+        };
         self.remove_at(key.db, place);
         self.counters.changes += 1;
         true
@@ -550,44 +550,6 @@ impl Store {
         self.observers.garbage.reset_counters();
         self.hits.set(0);
         self.misses.set(0);
-    }
-
-    /// The keyspace that a database's number leads to.
-    pub fn keyspace_id(&self, db: u8) -> KeyspaceId {
-        self.keyspaces[db as usize].id
-    }
-
-    /// The number of the database that leads to a keyspace now; None when it was flushed.
-    pub fn database_of(&self, id: KeyspaceId) -> Option<u8> {
-        self.keyspaces.iter().position(|keyspace| keyspace.id == id).map(|db| db as u8)
-    }
-
-    /// Exchanges what two databases' numbers lead to.
-    pub fn swap(&mut self, one: u8, other: u8) {
-        self.keyspaces.swap(one as usize, other as usize);
-        self.observers.log.swap(one, other);
-        self.counters.changes += 1;
-    }
-
-    /// Empties databases at once, each of which gets a fresh keyspace; the memory of the old ones is freed in slices
-    /// ([`Store::free_slice`]). A snapshot that still has entries of theirs to save is given up. An error changes nothing.
-    pub fn clear(&mut self, databases: std::ops::Range<usize>) -> Result<(), KeyspacesExhausted> {
-        let count = u32::try_from(databases.len()).map_err(|_| KeyspacesExhausted)?;
-        let end = self.next_id.checked_add(count).ok_or(KeyspacesExhausted)?;
-        for (db, id) in databases.zip(self.next_id..end) {
-            let mut fresh = Keyspace::new(KeyspaceId(id), self.policy, self.lfu, self.prefault);
-            fresh.arena.set_epoch(self.observers.snapshot.epoch());
-            let Keyspace { id: old, table, arena, outside, .. } = std::mem::replace(&mut self.keyspaces[db], fresh);
-            self.counters.changes += table.len() as u64;
-            self.observers.snapshot.handle_flush(old, table.len(), &mut self.observers.garbage);
-            self.observers.log.map(db as u8, KeyspaceId(id));
-            let hasher = &self.hasher;
-            self.observers
-                .garbage
-                .flush(table, arena, outside.big_values, &|entry: EntryRef| hash_of(hasher, entry.key()));
-        }
-        self.next_id = end;
-        Ok(())
     }
 
     /// The log that is told of every change.

@@ -1,7 +1,7 @@
 //! Rebuilding a store from what its log says. Records are redone as they are: expiry is judged by nobody before the last
 //! of them, because a later one may lift it.
 
-use super::{Expiry, Key, KeyspaceId, NewValue, Store, is_expired};
+use super::{Databases, Expiry, Key, KeyspaceId, NewValue, Store, is_expired};
 use crate::id::Millis;
 use crate::log::{Lsn, Record};
 
@@ -22,7 +22,7 @@ impl Store {
             }
         };
         // Where databases are flushed or swapped meanwhile, the numbers that were looked up are worth nothing.
-        if records.iter().any(|(_, record)| matches!(record, Record::Map { .. } | Record::Swap { .. })) {
+        if records.iter().any(|(_, record)| matches!(record, Record::Layout(_))) {
             for (_, record) in records {
                 let key = self.key_of(record, |store, id| store.database_of(id)).filter(|key| owns(key.bytes));
                 self.redo_one(record, key);
@@ -54,7 +54,7 @@ impl Store {
             | Record::Remove { keyspace, key }
             | Record::Expire { keyspace, key, .. }
             | Record::WriteAt { keyspace, key, .. } => Some(self.key(database_of(self, keyspace)?, key)),
-            Record::Map { .. } | Record::Swap { .. } | Record::Transaction(_) => None,
+            Record::Layout(_) | Record::Transaction(_) => None,
         }
     }
 
@@ -72,37 +72,44 @@ impl Store {
                 self.set_expiry(key, Some(Millis(expire_ms)).filter(|at| at.0 > 0), now);
             }
             (Record::WriteAt { offset, bytes, .. }, Some(key)) => {
-                self.write_at(key, offset as usize, bytes, now);
+                // What was there may have been evicted since.
+                if self.peek(key, now).is_some() {
+                    self.write_at(key, offset as usize, bytes, now);
+                }
             }
-            (Record::Map { db, keyspace }, _) => self.map(db, keyspace),
-            (Record::Swap { one, other }, _) if usize::from(one.max(other)) < self.databases() => self.swap(one, other),
+            (Record::Layout(layout), _) => {
+                let keyspaces = layout.keyspaces().collect();
+                let (number, next_keyspace) = (layout.number, layout.next_keyspace);
+                // One that cannot be is not one that a store has logged.
+                let _ = self.adopt(&Databases { number, next_keyspace, keyspaces });
+            }
             _ => {}
         }
     }
 
-    /// A number leads to a keyspace that was given this id, and is empty.
-    fn map(&mut self, db: u8, id: KeyspaceId) {
-        if usize::from(db) < self.databases() && id.0 >= self.next_id {
-            self.next_id = id.0;
-            // There is an id left: this one.
-            let _ = self.clear(usize::from(db)..usize::from(db) + 1);
-        }
+    /// Frees a slice of what was flushed and replaced, big values included: about 50 µs of work and one value. True if there is
+    /// more.
+    pub fn free_redone_slice(&mut self) -> bool {
+        let more = self.free_slice();
+        let Some(value) = self.poll_garbage() else { return more };
+        let bytes = value.len() as u64;
+        drop(value);
+        self.garbage_freed(1, bytes);
+        true
     }
 
-    /// Frees what was flushed and replaced, all of it: nobody is delayed yet.
-    pub fn drop_garbage(&mut self) {
-        loop {
-            while self.free_slice() {}
-            let mut objects = 0;
-            while let Some(value) = self.poll_garbage() {
-                let bytes = value.len() as u64;
-                drop(value);
-                self.garbage_freed(1, bytes);
-                objects += 1;
-            }
-            if objects == 0 {
-                return;
-            }
+    /// From now on the removal of a key that is absent is logged, too: keys were evicted that what the log goes on from still
+    /// has, so that after a restart they would come back although clients have deleted them. False: until now, when a
+    /// snapshot was taken without them.
+    pub fn log_all_removals(&mut self, all: bool) {
+        self.logs_all_removals = all;
+    }
+
+    /// A client was told that a key is absent that it wanted to be.
+    #[inline]
+    pub(super) fn log_absence(&mut self, key: Key<'_>) {
+        if self.logs_all_removals {
+            self.observers.log.remove(self.keyspaces[key.db as usize].id, key.bytes);
         }
     }
 

@@ -200,6 +200,7 @@ impl Store {
             last_txid,
             last_version,
             wall_ms,
+            layout: self.layout_number,
             next_keyspace: self.next_id,
             keyspaces: self
                 .keyspaces

@@ -1,6 +1,7 @@
 //! The store against a model in the plainest code: a HashMap of keys to values and times.
 
 mod model;
+mod restore;
 mod shrink;
 mod snapshot;
 

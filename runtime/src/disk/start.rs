@@ -216,7 +216,6 @@ impl Opened {
             base_lsn: Lsn(0),
             first_generation: generation,
             first_segment: FIRST_SEGMENT,
-            next_keyspace: 0,
         };
         Ok(match needed {
             Some(needed) if !is_empty => needed,

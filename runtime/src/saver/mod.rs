@@ -275,7 +275,6 @@ impl Saver {
                 base_lsn: part.base.base_lsn,
                 first_generation,
                 first_segment,
-                next_keyspace: 0,
             }
         };
         let manifest = Manifest {

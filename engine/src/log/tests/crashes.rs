@@ -157,8 +157,10 @@ fn random_change(random: &mut Random, world: &mut World) {
         0 => world.log(Record::Remove { keyspace, key }),
         1 => world.log(Record::Expire { keyspace, key, expire_ms, version }),
         2 => world.log(Record::WriteAt { keyspace, key, offset: random.next(), bytes: value, version }),
-        3 => world.log(Record::Map { db: random.next() as u8, keyspace }),
-        4 => world.log(Record::Swap { one: random.next() as u8, other: random.next() as u8 }),
+        3 | 4 => {
+            let ids = Layout::encode([keyspace, KeyspaceId(300)]);
+            world.log(Record::Layout(Layout::new(random.next(), 301, &ids)));
+        }
         5 => {
             let mut effects = Effects::default();
             effects.push(&Record::Set { keyspace, key, value, expire_ms, version });

@@ -22,7 +22,6 @@ fn manifest(generation: u64, snapshot: Option<u64>, first: (u64, u64)) -> Manife
         base_lsn: Lsn(snapshot.unwrap_or(0) * 100),
         first_generation: first.0,
         first_segment: first.1,
-        next_keyspace: 16,
     };
     Manifest {
         number: 0,
