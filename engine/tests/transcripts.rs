@@ -7,6 +7,8 @@
 //! @ 1500                        the clock moves, milliseconds
 //! raw *1\r\n$-5\r\n => -ERR Protocol error: invalid bulk length     bytes as they are
 //! closed                        the connection must end now; the next row is said by a new client
+//! directory                     there is a data directory
+//! saved                         the save under way ends, well; or: failed
 //! ```
 //!
 //! Replies: `+simple` and `$bulk` (quoted if it has spaces), `-error` (to the end of the line), `:integer`, `nil`, `[array]`,
@@ -17,10 +19,11 @@
 //! comment says otherwise. DEBUG is allowed to all.
 
 use torc_engine::command::{Command, Route, flag};
+use torc_engine::shard::Shard;
 use torc_protocol::resp::decode::{Reply, decode};
 use torc_sim::{Connection, Shards, encode};
 
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 13] = [
     ("strings", include_str!("transcripts/strings.txt")),
     ("counters", include_str!("transcripts/counters.txt")),
     ("keys", include_str!("transcripts/keys.txt")),
@@ -31,6 +34,7 @@ const FILES: [(&str, &str); 12] = [
     ("client", include_str!("transcripts/client.txt")),
     ("config", include_str!("transcripts/config.txt")),
     ("server", include_str!("transcripts/server.txt")),
+    ("persistence", include_str!("transcripts/persistence.txt")),
     ("debug", include_str!("transcripts/debug.txt")),
     ("protocol", include_str!("transcripts/protocol.txt")),
 ];
@@ -128,6 +132,12 @@ impl Player {
                     let connected = self.connected;
                     *self = Player { connected, ..Player::new(self.file, self.count, self.resp3) };
                     self.connect();
+                }
+                None if line == "directory" => self.shards.machine.saves.is_available = true,
+                None if line == "saved" || line == "failed" => {
+                    self.shards.machine.end_save((line == "saved").then_some(1000));
+                    self.shards.shards.iter_mut().for_each(Shard::handle_save_ended);
+                    self.shards.settle();
                 }
                 None => {
                     let ms = line.strip_prefix('@').and_then(|ms| ms.trim().parse().ok());

@@ -8,16 +8,19 @@
 //! - `shards.rs`  the shards with a clock, driven as the runtime drives them, and nothing delayed.
 //! - `queues.rs`  the way from shard to shard: in order, late, sometimes full.
 //! - `client/`    one client: what it sends (`commands.rs`), what it expects (`model.rs`), how it behaves (`mod.rs`).
+//! - `disk.rs`    the logs of the shards, and snapshots that are judged by them.
 //! - `random.rs`  the seed; `machine.rs`  the machine that shards ask.
 #![forbid(unsafe_code)]
 
 mod client;
+mod disk;
 mod machine;
 mod queues;
 mod random;
 mod shards;
 mod world;
 
+pub use disk::{Disk, SnapshotCounts};
 pub use machine::SimMachine;
 pub use random::Random;
 pub use shards::{Connection, Shards, encode};

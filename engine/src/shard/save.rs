@@ -13,7 +13,7 @@
 //!
 //! Writers save what they change, so blocks may come faster than the disk takes them. When
 //! [`limits::SNAPSHOT_PENDING_BYTES_MAX`] are in memory writers wait: the commands of clients here are not taken from
-//! their input ([`Shard::holds_write`]), those from other shards are put aside with all that comes after them from the same
+//! their input (`turn.rs`), those from other shards are put aside with all that comes after them from the same
 //! client. Reads go on, and so does everything else.
 
 use std::collections::HashSet;
@@ -120,6 +120,11 @@ impl Shard {
     /// is to be begun.
     pub fn snapshot_progress(&self) -> SnapshotProgress {
         self.core.store.snapshot_progress()
+    }
+
+    /// Bytes of the snapshot that are in memory.
+    pub fn snapshot_pending_bytes(&self) -> usize {
+        self.core.store.snapshot_pending_bytes()
     }
 
     /// Gives the snapshot up, if one runs. Another can begin at once.
@@ -253,9 +258,10 @@ impl Shard {
 }
 
 impl Saving {
-    /// Notes that a client here waits with a write.
-    pub fn note_writer(&mut self) {
-        self.writers_wait = true;
+    /// Notes whether a client here waits with a write.
+    #[inline]
+    pub fn note_writer(&mut self, waits: bool) {
+        self.writers_wait |= waits;
     }
 
     /// Whether a request of another shard is put aside while writers wait: a write, or what comes after one.

@@ -221,7 +221,8 @@ impl Shard {
         for _ in 0..self.stalled.len() {
             let Some(id) = self.stalled.pop_front() else { break };
             if !self.may_resume(id) {
-                if self.sessions.get(id).is_some() {
+                if let Some(session) = self.sessions.get(id) {
+                    self.saving.note_writer(session.waits_to_write);
                     self.stalled.push_back(id);
                 }
                 continue;
@@ -337,6 +338,7 @@ impl Shard {
         let required = gate::required_flags(&session.client, self.stage != Stage::Serving);
         loop {
             if !session.may_read() || !self.links.have_credit() || session.waits_to_write {
+                self.saving.note_writer(session.waits_to_write);
                 return Pause::Stall;
             }
             if batch.operations.len() >= batch_commands {
@@ -376,7 +378,7 @@ impl Shard {
                 let is_here = single_key == 0 || self.route.owner(args.get(single_key)) == self.core.id;
                 if is_here {
                     session.waits_to_write = true;
-                    self.saving.note_writer();
+                    self.saving.note_writer(true);
                 }
                 // As if it had not been read. One that came in parts cannot be given back: it is the last.
                 if is_here && is_in_place {
