@@ -30,6 +30,21 @@ pub trait Machine {
     fn facts(&mut self) -> MachineFacts;
     /// Holds the shard up for so long, for DEBUG SLEEP: less if the process is to stop.
     fn sleep(&mut self, time: Duration);
+    /// Notes how a shard's log stands.
+    fn publish_log(&mut self, shard: ShardId, standing: LogStanding);
+    /// How the logs of all shards stand, in their order; nothing if all are well. Asked in each turn.
+    fn logs(&mut self, standings: &mut Vec<LogStanding>);
+}
+
+/// How a shard's log stands, as far as other shards have to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogStanding {
+    #[default]
+    Well,
+    /// Who writes there waits.
+    Behind,
+    /// Whoever writes there is refused.
+    Closed,
 }
 
 /// Facts about the process for `INFO`.

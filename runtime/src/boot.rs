@@ -56,6 +56,8 @@ pub enum BootError {
     Files { limit: u64 },
     #[error("cannot {step}: {source}")]
     Machine { step: &'static str, source: io::Error },
+    #[error("stopped, but not all changes are in the log: see the messages before")]
+    Lost,
     #[error("cannot write the pid file {path}: {source}")]
     PidFile { path: String, source: io::Error },
 }
@@ -84,8 +86,11 @@ pub fn run(loaded: Loaded) -> Result<(), BootError> {
     announce(&config, &places, &addresses, &report, wake_by_ring);
 
     wait_for_end(&noticed);
-    crew.stop();
+    let has_lost = crew.stop();
     drop(pid_file);
+    if has_lost {
+        return Err(BootError::Lost);
+    }
     info!("stopped");
     Ok(())
 }
@@ -323,8 +328,8 @@ impl Crew {
         Ok(Crew { threads, controls, bells, census, disk })
     }
 
-    /// Asks all workers to stop and waits for them.
-    fn stop(self) {
+    /// Asks all workers to stop and waits for them. True: one could not bring all of its log to the disk.
+    fn stop(self) -> bool {
         self.census.announce_stop();
         for (control, bell) in self.controls.iter().zip(self.bells.iter()) {
             let _ = control.send(Control::Stop);
@@ -338,6 +343,7 @@ impl Crew {
         if self.disk.is_some_and(|disk| !disk.stop()) {
             fatal("the disk's thread panicked");
         }
+        self.census.has_lost()
     }
 }
 

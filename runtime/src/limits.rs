@@ -32,6 +32,9 @@ pub const SEGMENT_FILL_RATE: u64 = 64 * 1024 * 1024;
 pub const POOL_FILES_PER_SHARD: usize = 3;
 /// How soon another file is tried after the disk was full or failed.
 pub const SEGMENT_RETRY: Duration = Duration::from_secs(1);
+/// A write or sync of the log that takes longer makes who writes wait, and after the second time be refused.
+pub const LOG_FLUSH_SLOW: Duration = Duration::from_secs(2);
+pub const LOG_FLUSH_STUCK: Duration = Duration::from_secs(10);
 /// Copies of torn ends that are kept of one segment.
 pub const TORN_COPIES_MAX: u32 = 100;
 
@@ -82,6 +85,7 @@ pub const SHUTDOWN_STEP: Duration = Duration::from_millis(5);
 /// How often DEBUG SLEEP looks whether the process is to stop.
 pub const SLEEP_STEP: Duration = Duration::from_millis(10);
 
+const _: () = assert!(LOG_FLUSH_SLOW.as_millis() < LOG_FLUSH_STUCK.as_millis());
 const _: () = assert!(BUFFERS_MAX.is_power_of_two() && BUFFERS_MAX <= 32768);
 const _: () = assert!(BUFFERS_START <= BUFFERS_UNASKED_MAX && BUFFERS_UNASKED_MAX <= BUFFERS_MAX);
 const _: () = assert!(BUFFERS_MAX as usize * BUFFER_BYTES <= u32::MAX as usize);

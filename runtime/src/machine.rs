@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use torc_engine::id::ShardId;
-use torc_engine::machine::{Machine, MachineFacts};
+use torc_engine::machine::{LogStanding, Machine, MachineFacts};
 
 use crate::limits::SLEEP_STEP;
 use crate::worker::Census;
@@ -91,6 +91,14 @@ impl Machine for HostMachine {
         {
             thread::sleep(left.min(SLEEP_STEP));
         }
+    }
+
+    fn publish_log(&mut self, shard: ShardId, standing: LogStanding) {
+        self.census.publish_log(shard, standing);
+    }
+
+    fn logs(&mut self, standings: &mut Vec<LogStanding>) {
+        self.census.logs(standings);
     }
 
     fn facts(&mut self) -> MachineFacts {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use torc_engine::id::{Millis, ShardId};
-use torc_engine::machine::{Machine, MachineFacts};
+use torc_engine::machine::{LogStanding, Machine, MachineFacts};
 
 /// Time that passes when it is told to, and facts that never change.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub struct SimMachine {
     /// What each shard last said that it uses, and the most of it together.
     used: BTreeMap<u16, u64>,
     used_peak: u64,
+    /// Shards whose log is not well.
+    logs: BTreeMap<u16, LogStanding>,
 }
 
 impl SimMachine {
@@ -75,6 +77,21 @@ impl Machine for SimMachine {
     fn sleep(&mut self, time: Duration) {
         self.now.0 += time.as_millis() as u64;
         self.ticks += time.as_nanos() as u64;
+    }
+
+    fn publish_log(&mut self, shard: ShardId, standing: LogStanding) {
+        match standing {
+            LogStanding::Well => self.logs.remove(&shard.0),
+            other => self.logs.insert(shard.0, other),
+        };
+    }
+
+    fn logs(&mut self, standings: &mut Vec<LogStanding>) {
+        standings.clear();
+        for (&shard, &standing) in &self.logs {
+            standings.resize(shard as usize, LogStanding::Well);
+            standings.push(standing);
+        }
     }
 
     fn facts(&mut self) -> MachineFacts {

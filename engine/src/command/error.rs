@@ -29,6 +29,10 @@ pub enum Error {
     LogFailed,
     /// The disk is full.
     DiskFull,
+    /// The disk does not answer.
+    DiskStuck,
+    /// The log of another shard takes no writes.
+    OtherLog,
     NoPasswordSet,
     WrongPassword,
     NoProto,
@@ -80,8 +84,15 @@ impl Error {
                 refused until Torc is started again; its messages say what the system answered"
             }
             Error::DiskFull => {
-                "MISCONF Errors writing to the AOF file: No space left on device. Writes that need memory are refused until \
-                there is room on the disk"
+                "MISCONF Errors writing to the AOF file: No space left on device. Writes are refused until there is room on the \
+                disk; those that free memory are let in as long as the log has room for them"
+            }
+            Error::DiskStuck => {
+                "MISCONF Errors writing to the AOF file: the disk does not answer. Writes are refused until it does"
+            }
+            Error::OtherLog => {
+                "MISCONF Errors writing to the AOF file: the log of another shard takes no writes, and this command concerns \
+                all shards; Torc's messages say why"
             }
             Error::Loading => "LOADING Torc is loading the dataset in memory",
             Error::NoPasswordSet => {

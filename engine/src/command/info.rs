@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::memory::{Figures, human};
 use super::report::{Report, Source, counters};
-use super::{Command, Handler, Merge, NO_KEYS, Route, Row, flag};
+use super::{Call, Command, Handler, Merge, NO_KEYS, Route, Row, flag};
 
 /// The version of Redis whose behaviour is promised; clients switch features on by it.
 pub const REDIS_VERSION: &str = "7.2.4";
@@ -43,6 +43,16 @@ const SECTIONS: &[(&str, bool, Section)] = &[
     ("keyspace", true, keyspace),
     ("torc", true, torc),
 ];
+
+/// Whether a command is INFO with the section that tells how many keys there are: it has observed all of them.
+pub(crate) fn counts_keys(call: &Call<'_>) -> bool {
+    if !matches!(call.command.row().route, Route::All(Merge::Report(Report::Info))) {
+        return false;
+    }
+    let shown = [&b"keyspace"[..], b"default", b"all", b"everything"];
+    let is_shown = |word: &[u8]| shown.iter().any(|name| word.eq_ignore_ascii_case(name));
+    call.args().len() == 1 || call.args().iter_from(1).any(is_shown)
+}
 
 /// The text of INFO for the sections asked for (none: the default ones).
 pub(super) fn text(source: &Source<'_>) -> String {
@@ -175,6 +185,7 @@ fn memory(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
 }
 
 fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
+    let counters = &source.stats.counters;
     lines!(text, "Persistence",
         "loading": 0,
         "async_loading": 0,
@@ -184,7 +195,10 @@ fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
         "aof_enabled": source.config.append_only as u8,
         "aof_rewrite_in_progress": 0,
         "aof_last_bgrewrite_status": "ok",
-        "aof_last_write_status": "ok",
+        "aof_last_write_status": if counters.log_refuses_writes == 0 { "ok" } else { "err" },
+        "aof_pending_bio_fsync": counters.log_flushes_pending,
+        "aof_delayed_fsync": counters.log_flushes_delayed,
+        "aof_buffer_length": counters.log_pending_bytes,
     )
 }
 

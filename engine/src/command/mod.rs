@@ -34,6 +34,7 @@ use torc_protocol::resp::reply::{ReplyBuffer, ReplyWriter};
 
 pub use debug::Sleep;
 pub use error::Error;
+pub(crate) use info::counts_keys;
 pub use report::Report;
 pub(crate) use report::write_report;
 pub use scan::KeysScan;

@@ -345,7 +345,7 @@ impl Shard {
     /// At the end of a turn: the budget, if anything was written or it is time to look.
     pub(super) fn run_budget(&mut self, now: Millis, machine: &mut dyn Machine, tick: Option<Tick>) {
         let core = &mut self.core;
-        core.budget.set_buffers(self.buffer_bytes);
+        core.budget.set_buffers(self.buffer_bytes + self.held.bytes());
         // Without a budget, and before what the table can name is full, nothing else would look.
         if tick.is_some() && core.lacks_room() {
             core.budget.look_again();

@@ -64,6 +64,9 @@ impl Shard {
             let changes = self.changes();
             self.timers.quiet = changes == std::mem::replace(&mut self.timers.changes, changes);
         }
+        if !self.core.may_expire() {
+            self.timers.expire_slices = 0;
+        }
         if self.timers.expire_slices > 0 {
             let more = self.core.store.has_expiring() && self.core.store.expire_slice(now);
             self.timers.expire_slices = if more { self.timers.expire_slices - 1 } else { 0 };

@@ -93,6 +93,41 @@ pub(super) struct Batch {
     pub owners: Vec<u16>,
 }
 
+/// A request that was read and has to wait, with what its spans index.
+#[derive(Debug)]
+pub(crate) struct Postponed {
+    buffer: Vec<u8>,
+    /// As in a batch whose table of shared values is this one's.
+    spans: Vec<Span>,
+    pub shared: Vec<Bytes>,
+}
+
+impl Postponed {
+    /// `spans` index `buffer` and the end of a table of shared values, which `shared` takes from there.
+    fn new(buffer: &[u8], spans: &[Span], shared: std::vec::Drain<'_, Bytes>) -> Box<Postponed> {
+        let shared: Vec<Bytes> = shared.collect();
+        // Each shared value is an argument, in order.
+        let mut next = 0..;
+        let own = |span: &Span| span.shared_index().and_then(|_| next.next()).map_or(*span, Span::shared);
+        Box::new(Postponed { buffer: buffer.to_vec(), spans: spans.iter().map(own).collect(), shared })
+    }
+
+    /// Puts the request into the batch as if it had just been read, and gives the buffer.
+    fn resume(self, batch: &mut Batch) -> Vec<u8> {
+        let first = batch.shared.len();
+        let placed = |span: &Span| span.shared_index().map_or(*span, |index| Span::shared(first + index));
+        batch.spans.extend(self.spans.iter().map(placed));
+        batch.shared.extend(self.shared);
+        self.buffer
+    }
+
+    /// Bytes of memory.
+    pub fn held_bytes(&self) -> usize {
+        let shared: usize = self.shared.iter().map(Bytes::len).sum();
+        self.buffer.capacity() + self.spans.capacity() * size_of::<Span>() + shared
+    }
+}
+
 impl Batch {
     /// Whether a command about the shard itself waits in it.
     pub fn is_about_shard(&self) -> bool {
@@ -117,6 +152,7 @@ impl Shard {
         let idle = inputs.is_empty() && self.incoming.is_empty();
         self.core.stats.counters.torc_turns += !idle as u64;
 
+        self.look_at_logs(&mut *context.machine);
         self.release_durable(&mut context);
         if !self.paused {
             self.read_frames(&mut context, &mut batch);
@@ -128,13 +164,16 @@ impl Shard {
         }
         self.execute(&mut context, &mut batch);
         self.step_waiters(&mut context, &mut batch);
-        self.core.store.reap(now);
+        if self.core.may_expire() {
+            self.core.store.reap(now);
+        }
         let tick = self.run_timers(now);
         self.enforce_buffer_limits(now);
         self.run_budget(now, &mut *context.machine, tick);
-        let paused = self.core.must_pause();
+        let paused = self.core.budget.owes_too_much();
         self.recheck |= self.paused && !paused;
         self.paused = paused;
+        self.note_own_log(&mut *context.machine);
 
         batch.owned.clear();
         for (_, mut frame) in batch.frames.drain(..) {
@@ -212,7 +251,7 @@ impl Shard {
                 continue;
             }
             let Some(session) = self.sessions.get_mut(id) else { continue };
-            (session.stalled, session.alone) = (false, false);
+            (session.stalled, session.alone, session.awaited_log) = (false, false, None);
             let bytes = Bytes::from(std::mem::take(&mut session.backlog));
             batch.owned.push(bytes.clone());
             let source = Source::Owned(batch.owned.len() as u32 - 1);
@@ -308,16 +347,23 @@ impl Shard {
         }
         let limits = super::request_limits(&self.core.config, session.client.authenticated);
         let required = gate::required_flags(&session.client, self.loading);
+        let mut postponed = session.postponed.take();
         loop {
             if !session.may_read() || !self.links.have_credit() {
+                session.postponed = postponed;
                 return Pause::Stall;
             }
             if batch.operations.len() >= limits::BATCH_COMMANDS {
+                session.postponed = postponed;
                 return Pause::BatchFull;
             }
-            let first_span = batch.spans.len();
+            let (first_span, first_shared, began) = (batch.spans.len(), batch.shared.len(), *position);
             let carried;
-            let step = session.parser.parse(bytes, position, &mut batch.spans, &mut batch.shared, &limits);
+            let step = match postponed.take() {
+                Some(postponed) => Ok(Step::Carried(postponed.resume(batch))),
+                None => session.parser.parse(bytes, position, &mut batch.spans, &mut batch.shared, &limits),
+            };
+            let is_in_place = matches!(step, Ok(Step::InPlace));
             let (source, bytes) = match step {
                 Ok(Step::InPlace) => (source, bytes),
                 Ok(Step::Carried(buffer)) => {
@@ -344,6 +390,19 @@ impl Shard {
                 Err(refusal) => return Pause::Refused(refusal),
             };
             let single_key = command.gate().single_key as usize;
+            let key = || (single_key != 0).then(|| args.get(single_key).to_vec());
+            if let Some(log) = self.logs.awaited_by(&mut self.core, self.route, command, key) {
+                session.awaited_log = Some(log);
+                if is_in_place {
+                    // It is read again.
+                    *position = began;
+                } else {
+                    session.postponed = Some(Postponed::new(bytes, &batch.spans[first_span..], batch.shared.drain(first_shared..)));
+                }
+                batch.spans.truncate(first_span);
+                batch.shared.truncate(first_shared);
+                return Pause::Stall;
+            }
             if single_key == 0 {
                 return Pause::Other { command, source, first_span };
             }
@@ -436,7 +495,8 @@ impl Shard {
                         }
                     }
                     if let Some(lsn) = self.core.awaited(&call, before) {
-                        return self.held.push(lsn, operation.origin, session.replies.take(mark));
+                        let reply = session.replies.take(mark);
+                        return self.hold(lsn, operation.origin, reply);
                     }
                     session.replies.end(mark);
                     self.recheck |= session.stalled;
@@ -459,7 +519,8 @@ impl Shard {
                     }
                 }
                 if let Some(lsn) = self.core.awaited(&call, before) {
-                    return self.held.push(lsn, operation.origin, frame.take_reply(mark));
+                    let reply = frame.take_reply(mark);
+                    return self.hold(lsn, operation.origin, reply);
                 }
                 return frame.end_reply(mark);
             }
@@ -467,6 +528,11 @@ impl Shard {
         }
         // What is left: commands about the shard itself, parts of split commands, and sessions that are gone.
         let mut scratch = std::mem::take(&mut batch.scratch);
+        let is_ordered = matches!(operation.command.row().route, Route::Ordered(_));
+        let is_first = self.core.id == ShardId(0);
+        let is_other_closed = is_first && is_ordered && self.logs.is_other_closed(self.core.id);
+        // What shard 0 has done all do, or their databases would differ: a record of it waits for room like others.
+        let is_passed_on = !is_first && is_ordered && matches!(operation.origin, Origin::Away { from: ShardId(0), .. });
         let result = match operation.command.row().handler {
             Handler::Shard(handler) => {
                 self.refresh_gauges(call.now);
@@ -474,7 +540,10 @@ impl Shard {
                 let clients = || super::dispatch::client_list(sessions, call.now);
                 let core = &mut self.core;
                 core.count(&call, context.machine, |core| {
-                    if core.writes != Writes::Allowed {
+                    if is_other_closed && call.command.gate().flags & flag::WRITE != 0 {
+                        return Err(Error::OtherLog);
+                    }
+                    if core.writes != Writes::Allowed && !(is_passed_on && core.store.log().is_on()) {
                         core.pass_log(&call)?;
                     }
                     let mut owner = Owner {
@@ -504,15 +573,14 @@ impl Shard {
             }
         };
         let failed = scratch.bytes.first() == Some(&b'-');
-        let leads = self.core.id == ShardId(0) && self.core.shards > 1;
-        if leads && !failed && matches!(operation.command.row().route, Route::Ordered(_)) {
+        if is_first && self.core.shards > 1 && !failed && is_ordered {
             // What this shard did counts for the answer when it is durable.
             let own = self.core.awaited(&call, before).map(|lsn| (lsn, std::mem::take(&mut scratch)));
             self.pass_on_to_others(operation, call.args(), wait, own);
         } else if let Some(wait) = wait {
             self.waiters.push(Waiter::new(operation.origin, dialect, wait));
         } else if let Some(lsn) = self.core.awaited(&call, before) {
-            self.held.push(lsn, operation.origin, std::mem::take(&mut scratch));
+            self.hold(lsn, operation.origin, std::mem::take(&mut scratch));
         } else {
             self.finish(context, operation.origin, &mut scratch);
         }
@@ -561,22 +629,6 @@ impl Core {
             Handler::Write(handler) => handler(call, &mut core.store, &mut reply),
             Handler::Home(_) | Handler::Shard(_) | Handler::None => unreachable!("routed elsewhere"),
         })
-    }
-
-    /// While the log takes no more, or not much: who writes is refused.
-    #[cold]
-    fn pass_log(&mut self, call: &Call<'_>) -> Result<(), Error> {
-        let kept_out = match self.writes {
-            Writes::Allowed => return Ok(()),
-            Writes::OnlyFreeing => flag::DENYOOM,
-            Writes::Refused => flag::WRITE,
-        };
-        if call.command.gate().flags & kept_out == 0 {
-            return Ok(());
-        }
-        self.stats.commands[call.command.index()].rejected += 1;
-        self.stats.counters.total_error_replies += 1;
-        Err(if self.writes == Writes::Refused { Error::LogFailed } else { Error::DiskFull })
     }
 
     /// Counts a command, and times one in 64 and all that are O(N).

@@ -125,8 +125,10 @@ pub struct Worker {
     buffers_others: u64,
     buffers_others_at: Millis,
     accept_logged_at: Millis,
-    /// That the log failed has been said.
-    log_failed: bool,
+    /// Delays of the log that the shard was told of.
+    log_delays: u64,
+    /// That the log did not come to its end has been said.
+    log_lost: bool,
     /// When a stop gives up waiting; Some once asked to stop.
     stop_at: Option<Instant>,
     drained: bool,
@@ -156,7 +158,8 @@ impl Worker {
             buffers_others: 0,
             buffers_others_at: Millis(0),
             accept_logged_at: Millis(0),
-            log_failed: false,
+            log_delays: 0,
+            log_lost: false,
             stop_at: None,
             drained: false,
         }
