@@ -77,7 +77,6 @@ impl Core {
         };
         Some(observed).filter(|&lsn| lsn > log.durable_lsn())
     }
-
 }
 
 impl Shard {

@@ -397,7 +397,8 @@ impl Shard {
                     // It is read again.
                     *position = began;
                 } else {
-                    session.postponed = Some(Postponed::new(bytes, &batch.spans[first_span..], batch.shared.drain(first_shared..)));
+                    session.postponed =
+                        Some(Postponed::new(bytes, &batch.spans[first_span..], batch.shared.drain(first_shared..)));
                 }
                 batch.spans.truncate(first_span);
                 batch.shared.truncate(first_shared);

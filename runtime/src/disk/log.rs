@@ -271,6 +271,12 @@ impl<B: StableBytes> LogDriver<B> {
         self.sizes = sizes;
     }
 
+    /// The first segment has another size than was asked for, and the ones after it follow it. Before anything is written.
+    pub fn set_first_bytes(&mut self, bytes: u64) {
+        assert!(self.current.is_none(), "nothing is written yet");
+        self.sizes.first_bytes = bytes;
+    }
+
     /// The lowest number of a segment that `restart` takes.
     pub fn unused_segment(&self) -> u64 {
         self.next + 1
