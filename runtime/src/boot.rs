@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use thiserror::Error;
 use torc_engine::config::{Config, Wakeup};
@@ -180,13 +180,13 @@ fn allow_files(config: &mut Config, shards: usize) -> Result<(), BootError> {
 }
 
 /// SIGTERM and SIGINT become notices. A second SIGINT ends the process at once. SIGHUP is nothing, as in Redis: who closes
-/// the terminal does not mean the server.
+/// the terminal does not mean the server; and so is SIGXFSZ: who writes more than `ulimit -f` allows gets an error.
 fn watch_signals(notices: Sender<Notice>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])?;
     let watch = move || {
         let mut asked = false;
         for signal in signals.forever() {
-            if signal == SIGHUP {
+            if signal == SIGHUP || signal == SIGXFSZ {
                 continue;
             }
             if std::mem::replace(&mut asked, true) && signal == SIGINT {

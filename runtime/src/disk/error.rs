@@ -62,13 +62,13 @@ impl DiskError {
 
     /// There is no space left, or no more is allowed: it may come back by itself.
     pub fn is_full(&self) -> bool {
-        matches!(self.errno(), Some(libc::ENOSPC | libc::EDQUOT))
+        matches!(self, DiskError::Io { source, .. } | DiskError::Space { source, .. } if is_full(source))
     }
 }
 
 /// As [`DiskError::is_full`], for what the system says.
 pub fn is_full(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG))
 }
 
 /// What helps against an error of the system's.
@@ -76,6 +76,7 @@ fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ENOSPC) => "; free some space there, or move the directory to a larger disk",
         Some(libc::EDQUOT) => "; raise the quota, or free some space",
+        Some(libc::EFBIG) => "; allow larger files: ulimit -f unlimited",
         Some(libc::EROFS) => {
             "; the file system is mounted read-only: mount it again with -o remount,rw (it may have \
                               become so by an error of the disk: look at dmesg), or name another directory (--dir)"

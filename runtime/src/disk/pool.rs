@@ -436,7 +436,12 @@ impl<D: Disk, W: Fn(u16)> Pool<D, W> {
         let Some(opening) = self.opening.take() else { return };
         if let Err(error) = self.directory.switch(opening.manifest.clone()) {
             (self.opening, self.open_at) = (Some(opening), Some(now + SEGMENT_RETRY));
-            return self.tell_all(error);
+            let is_full = error.is_full();
+            self.tell_all(error);
+            if is_full {
+                self.make_smaller(now);
+            }
+            return;
         }
         for (lane, segment) in mem::take(&mut self.made) {
             self.tell(lane, Told { id: segment.id, result: Ok(segment) });
@@ -447,6 +452,21 @@ impl<D: Disk, W: Fn(u16)> Pool<D, W> {
             ends.into_iter().try_for_each(|&(id, end)| self.directory.cut_segment(id, end));
         if let Err(error) = self.directory.recycle(self.size, true).and(cut) {
             warn!("what is not needed any more stays: {error}");
+        }
+    }
+
+    /// The first segments have taken what the manifest needs: they are made anew, as small as they may be.
+    fn make_smaller(&mut self, now: Duration) {
+        let nothing_kept = PoolSize { files: 0, ..self.size };
+        for (lane, segment) in mem::take(&mut self.made) {
+            let id = segment.id;
+            if segment.bytes <= SEGMENT_BYTES_MIN || self.directory.discard(id, nothing_kept).is_err() {
+                self.made.push((lane, segment));
+                continue;
+            }
+            let retry_at = Some(now + SEGMENT_RETRY);
+            let wanted = Wanted { id, bytes: SEGMENT_BYTES_MIN, haste: Haste::Calm, file: None, retry_at };
+            (self.lanes[lane].wanted, self.lanes[lane].given) = (Some(wanted), None);
         }
     }
 

@@ -116,9 +116,8 @@ impl Worker {
         let Some(driver) = log else { return true };
         if driver.failure().is_none() {
             shard.journal().seal();
-            // A log that was never begun, for want of space, and lacks nothing is as good.
-            let is_unused = driver.segment().is_none() && shard.journal().last_lsn() == shard.journal().written_lsn();
-            if shard.journal().is_sealed() || is_unused && matches!(driver.space(), Space::Full(_)) {
+            // Without a first segment there were no writes: what expired while it was away has expired at the next start too.
+            if shard.journal().is_sealed() || driver.segment().is_none() && matches!(driver.space(), Space::Full(_)) {
                 return true;
             }
             if Instant::now() < stop_at + SHUTDOWN_MAX {
