@@ -155,9 +155,16 @@ pub const TICK_MS_MIN: u64 = 10;
 pub const LOG_BATCH_BYTES_MAX: usize = 256 << 10;
 /// What one write of the log carries: batches that lie next to each other.
 pub const LOG_WRITE_BYTES_MAX: usize = 1 << 20;
-/// Records that wait to be written, or are being written: past it the shard reads no further requests. One value may
-/// go beyond it by its own length.
+/// Records that wait to be written, or are being written: past it whoever writes waits. One value may go beyond it by its
+/// own length, and what other shards have under way by their credit ([`CREDIT_BYTES`]).
 pub const LOG_PENDING_BYTES_MAX: usize = 8 << 20;
+/// How soon a shard looks again at the logs of others that its clients wait for, milliseconds.
+pub const LOG_LOOK_MS: u64 = 5;
+/// What a full disk leaves of the last segment for the end of the log: the seal, and what is being padded.
+pub const LOG_ROOM_BYTES_MIN: usize = 16 << 10;
+/// Bytes of a record beside its key, at most, and the part of a batch of full size that padding may be.
+pub const LOG_RECORD_OVERHEAD_BYTES: usize = 64;
+pub const LOG_PADDING_PART: usize = 16;
 /// Buffers of the log kept for reuse by one shard, each for one write.
 pub const LOG_BUFFERS_KEPT_MAX: usize = 4;
 /// How old a record may get before it is handed to be written, and how long what is written stays unsynced under

@@ -40,6 +40,21 @@ pub trait Machine {
     /// Notes how many changes the shard has seen, and how many bytes it has given to its log, since the start of the
     /// process. At ticks.
     fn publish_changes(&mut self, shard: ShardId, changes: u64, log_bytes: u64);
+    /// Notes how a shard's log stands.
+    fn publish_log(&mut self, shard: ShardId, standing: LogStanding);
+    /// How the logs of all shards stand, in their order; nothing if all are well. Asked in each turn.
+    fn logs(&mut self, standings: &mut Vec<LogStanding>);
+}
+
+/// How a shard's log stands, as far as other shards have to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogStanding {
+    #[default]
+    Well,
+    /// Who writes there waits.
+    Behind,
+    /// Whoever writes there is refused.
+    Closed,
 }
 
 /// Why all shards are saved. What is done is the same: a snapshot, and then the log before it is dropped.

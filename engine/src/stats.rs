@@ -92,6 +92,14 @@ counters! {
     saved_keys,
     /// Keys that it will have (a gauge).
     keys_to_save,
+    /// 1 if the log has failed, or takes not all writes because the disk is full or does not answer (a gauge).
+    log_refuses_writes,
+    /// Syncs of the log under way now (a gauge).
+    log_flushes_pending,
+    /// Syncs of the log that took longer than they should.
+    log_flushes_delayed,
+    /// Bytes of the log that are not written yet now (a gauge).
+    log_pending_bytes,
 }
 
 /// Counts of one command.

@@ -321,8 +321,270 @@ fn what_was_flushed_is_freed_while_the_log_is_redone() {
     assert_eq!(again.shards[0].garbage_counters().pending_objects, 0);
 }
 
+/// Replies that a client has got so far.
+fn replies(shards: &mut Shards, client: Connection) -> String {
+    let count = shards.unread(client);
+    String::from_utf8_lossy(&shards.read(client, count)).into_owned()
+}
+
+/// Sends a command and lets everything happen that can.
+fn say(shards: &mut Shards, client: Connection, words: &[&str]) {
+    shards.feed(client, &encode(words));
+    shards.settle();
+}
+
+/// Brings a shard's log past what may be pending.
+fn fall_behind(shards: &mut Shards, shard: usize) {
+    let (client, key) = (shards.connect(shard), format!("{}filler", TAG_OF[shard]));
+    while shards.shards[shard].journal().pending_bytes() <= torc_engine::limits::LOG_PENDING_BYTES_MAX {
+        say(shards, client, &["SET", &key, &"f".repeat(1 << 20)]);
+        assert_eq!(replies(shards, client), "+OK\r\n");
+    }
+    shards.turn(shard, &[]);
+}
+
 #[test]
-fn a_shard_whose_disk_is_behind_reads_no_further_requests() {
+fn what_has_no_place_on_a_full_disk_is_refused() {
+    let (mut shards, mut disk, client) = durable(1, &[]);
+    for key in 0..2_000 {
+        assert_eq!(shards.command(client, &["SET", &format!("{key:0300}"), "v"]), "+OK\r\n");
+    }
+    disk.write_after_a_second(&mut shards);
+    shards.shards[0].set_writes(Writes::OnlyFreeing);
+    let mut refused = 0;
+    for key in 0..2_000 {
+        let reply = shards.command(client, &["DEL", &format!("{key:0300}")]);
+        // Each is written alone, in a page of its own.
+        disk.write_after_a_second(&mut shards);
+        refused += reply.starts_with("-MISCONF Errors writing to the AOF file: No space left") as usize;
+    }
+    assert!((1..2_000).contains(&refused), "{refused}");
+    let last = *disk.segments[0].keys().last().expect("a segment");
+    assert_eq!(last, 1, "what was acknowledged is in the segment that there was");
+    // And there is room for the end.
+    shards.shards[0].journal().seal();
+    disk.write_all(&mut shards, FsyncPolicy::EverySec);
+    assert!(shards.shards[0].journal().is_sealed());
+    assert_eq!(disk.segments[0].len(), 1);
+    // A key that is longer than what is left.
+    let long = "k".repeat(1 << 20);
+    assert!(shards.command(client, &["DEL", &long]).starts_with("-MISCONF"));
+    assert_eq!(shards.command(client, &["GET", &long]), "$-1\r\n");
+
+    for writes in [Writes::Full, Writes::Stuck] {
+        shards.shards[0].set_writes(writes);
+        for words in [&["DEL", "key"][..], &["EXPIRE", "key", "1"], &["FLUSHALL"], &["SWAPDB", "0", "1"]] {
+            assert!(shards.command(client, words).starts_with("-MISCONF"), "{words:?}");
+        }
+        assert_eq!(shards.command(client, &["PING"]), "+PONG\r\n");
+    }
+    shards.shards[0].set_writes(Writes::Allowed);
+    assert_eq!(shards.command(client, &["SET", "key", "v"]), "+OK\r\n");
+}
+
+#[test]
+fn nothing_expires_into_a_log_that_has_no_room() {
+    let (mut shards, mut disk, client) = durable(1, &[]);
+    for key in 0..100 {
+        shards.command(client, &["SET", &format!("key:{key}"), "v", "PX", "100"]);
+    }
+    disk.write_all(&mut shards, FsyncPolicy::Always);
+    for writes in [Writes::OnlyFreeing, Writes::Full, Writes::Stuck, Writes::Waiting] {
+        shards.shards[0].set_writes(writes);
+        shards.advance(100);
+        shards.advance(100);
+        assert_eq!(shards.command(client, &["GET", "key:7"]), "$-1\r\n");
+        assert_eq!(shards.shards[0].journal().last_lsn().0, 100, "{writes:?}");
+    }
+    shards.shards[0].set_writes(Writes::Allowed);
+    shards.advance(100);
+    shards.advance(100);
+    assert_eq!(shards.shards[0].journal().last_lsn().0, 200);
+}
+
+#[test]
+fn while_a_log_is_behind_only_writers_wait() {
+    let (mut shards, mut disk, _) = durable(2, &[("appendfsync", &["everysec"])]);
+    for behind in [0, 1] {
+        let well = 1 - behind;
+        fall_behind(&mut shards, behind);
+        let slow = format!("{}key{behind}", TAG_OF[behind]);
+        let fast = format!("{}key{behind}", TAG_OF[well]);
+        for home in [0, 1] {
+            let (writer, other) = (shards.connect(home), shards.connect(home));
+            // The request comes in two parts, so it is not where it was received when it has to wait.
+            let long = "x".repeat(100_000);
+            let set = encode(&["SET", &slow, &long]);
+            shards.feed(writer, &set[..50]);
+            shards.feed(writer, &set[50..]);
+            shards.settle();
+            say(&mut shards, writer, &["APPEND", &slow, "y"]);
+            say(&mut shards, writer, &["STRLEN", &slow]);
+            say(&mut shards, writer, &["PING"]);
+            assert_eq!(replies(&mut shards, writer), "", "in order");
+            let several = shards.connect(home);
+            say(&mut shards, several, &["DEL", &slow, &fast]);
+            assert_eq!(replies(&mut shards, several), "");
+
+            assert_eq!(shards.command(other, &["GET", &slow]), "$-1\r\n");
+            assert_eq!(shards.command(other, &["PING"]), "+PONG\r\n");
+            assert!(shards.command(other, &["DBSIZE"]).starts_with(':'));
+            let report = shards.command(other, &["INFO", "persistence"]);
+            let line = |name: &str| report.lines().find_map(|line| line.strip_prefix(name)).expect("a line").to_owned();
+            assert!(line("aof_buffer_length:").parse::<u64>().expect("a number") > 8 << 20, "{report}");
+            assert_eq!(line("aof_last_write_status:"), "ok");
+            assert_eq!(shards.command(other, &["SET", &fast, "v"]), "+OK\r\n", "another log");
+
+            disk.write_all(&mut shards, FsyncPolicy::EverySec);
+            shards.advance(10);
+            shards.advance(10);
+            assert_eq!(replies(&mut shards, writer), "+OK\r\n:100001\r\n:100001\r\n+PONG\r\n");
+            // It came when the writes of the other were through, or before: both are right.
+            shards.advance(10);
+            assert!(replies(&mut shards, several).starts_with(':'));
+            shards.command(other, &["DEL", &slow]);
+            disk.write_after_a_second(&mut shards);
+            fall_behind(&mut shards, behind);
+        }
+        disk.write_after_a_second(&mut shards);
+        shards.advance(10);
+    }
+    shards.assert_at_rest();
+}
+
+#[test]
+fn shards_whose_logs_are_both_behind_answer_each_other() {
+    let (mut shards, mut disk, _) = durable(2, &[]);
+    let clients = [shards.connect(0), shards.connect(1)];
+    // Requests for the other shard are under way when both logs fall behind.
+    for (home, client) in clients.into_iter().enumerate() {
+        for key in 0..100 {
+            shards.feed(client, &encode(&["SET", &format!("{}{key}", TAG_OF[1 - home]), "v"]));
+        }
+    }
+    for shard in [0, 1] {
+        let client = shards.connect(shard);
+        for _ in 0..9 {
+            shards.feed(client, &encode(&["SET", &format!("{}filler", TAG_OF[shard]), &"f".repeat(1 << 20)]));
+        }
+    }
+    shards.settle();
+    for client in clients {
+        assert_eq!(replies(&mut shards, client).len(), 100 * 5, "{client:?}");
+    }
+    disk.write_after_a_second(&mut shards);
+}
+
+#[test]
+fn a_flush_that_takes_long_makes_writers_wait_and_then_refuses_them() {
+    let (mut shards, _, client) = durable(1, &[]);
+    let reader = shards.connect(0);
+    shards.shards[0].set_writes(Writes::Waiting);
+    shards.settle();
+    say(&mut shards, client, &["SET", "key", "v"]);
+    assert_eq!(replies(&mut shards, client), "");
+    assert_eq!(shards.command(reader, &["GET", "key"]), "$-1\r\n");
+    shards.shards[0].set_writes(Writes::Stuck);
+    shards.settle();
+    assert!(
+        replies(&mut shards, client).starts_with("-MISCONF Errors writing to the AOF file: the disk does not answer")
+    );
+    shards.shards[0].set_writes(Writes::Waiting);
+    shards.settle();
+    say(&mut shards, client, &["SET", "key", "v"]);
+    shards.shards[0].set_writes(Writes::Allowed);
+    shards.settle();
+    assert_eq!(replies(&mut shards, client), "+OK\r\n");
+}
+
+#[test]
+fn what_all_shards_do_alike_none_does_while_one_cannot() {
+    for home in [0, 1] {
+        for closed in [0, 1] {
+            for writes in [Writes::Refused, Writes::Full, Writes::Stuck] {
+                let (mut shards, _, _) = durable(2, &[]);
+                let client = shards.connect(home);
+                for tag in TAG_OF {
+                    assert_eq!(shards.command(client, &["SET", &format!("{tag}key"), "v"]), "+OK\r\n");
+                }
+                shards.shards[closed].set_writes(writes);
+                shards.settle();
+                for words in [&["FLUSHALL"][..], &["FLUSHDB", "ASYNC"], &["SWAPDB", "0", "1"]] {
+                    let reply = shards.command(client, words);
+                    assert!(reply.starts_with("-MISCONF"), "{closed} {writes:?} {words:?}: {reply}");
+                    assert_eq!(shards.command(client, &["DBSIZE"]), ":2\r\n");
+                }
+                assert_eq!(shards.command(client, &["CONFIG", "SET", "timeout", "7"]), "+OK\r\n");
+                let report = shards.command(client, &["INFO", "persistence"]);
+                assert!(report.contains("aof_last_write_status:err"), "{report}");
+                shards.shards[closed].set_writes(Writes::Allowed);
+                shards.settle();
+                assert_eq!(shards.command(client, &["FLUSHALL"]), "+OK\r\n");
+                let report = shards.command(client, &["INFO", "persistence"]);
+                assert!(report.contains("aof_last_write_status:ok"), "{report}");
+            }
+        }
+    }
+    // What shard 0 has done before it heard of it is done by all.
+    let (mut shards, _, client) = durable(2, &[]);
+    for tag in TAG_OF {
+        shards.command(client, &["SET", &format!("{tag}key"), "v"]);
+    }
+    shards.shards[1].set_writes(Writes::Full);
+    assert_eq!(shards.command(client, &["FLUSHALL"]), "+OK\r\n");
+    assert_eq!(shards.command(client, &["DBSIZE"]), ":0\r\n");
+}
+
+#[test]
+fn info_that_counts_keys_waits_like_any_other_who_does() {
+    let (mut shards, mut disk, writer) = durable(2, &[("appendfsync", &["always"])]);
+    disk.write_all(&mut shards, FsyncPolicy::Always);
+    say(&mut shards, writer, &["SET", "{user:1}key", "v"]);
+    for words in [&["INFO"][..], &["INFO", "keyspace"], &["INFO", "server", "EVERYTHING"]] {
+        let client = shards.connect(0);
+        say(&mut shards, client, words);
+        assert_eq!(shards.unread(client), 0, "{words:?}");
+    }
+    let client = shards.connect(0);
+    assert!(shards.command(client, &["INFO", "persistence"]).contains("aof_enabled"));
+    say(&mut shards, client, &["INFO", "keyspace"]);
+    assert_eq!(shards.unread(client), 0);
+    disk.write_all(&mut shards, FsyncPolicy::Always);
+    shards.advance(1);
+    assert!(replies(&mut shards, client).contains("db0:keys=1"));
+}
+
+#[test]
+fn replies_that_wait_for_the_disk_are_client_buffers() {
+    let (mut shards, mut disk, client) = durable(2, &[("appendfsync", &["always"])]);
+    disk.write_all(&mut shards, FsyncPolicy::Always);
+    for owner in [0, 1] {
+        let key = format!("{}key", TAG_OF[owner]);
+        say(&mut shards, client, &["SET", &key, &"v".repeat(10_000)]);
+        let before = shards.shards[owner].buffers_bytes();
+        let mut asked = 0;
+        while asked < 300 {
+            say(&mut shards, client, &["GET", &key]);
+            asked += 1;
+        }
+        let held = shards.shards[owner].buffers_bytes() - before;
+        // What a client's own shard holds for it is bounded as if it did not read its replies.
+        let least = if owner == client.home { 1 << 20 } else { 10_000 * asked };
+        assert!(held >= least && held < least * 5 / 4, "{owner}: {held}");
+        for _ in 0..5 {
+            disk.write_all(&mut shards, FsyncPolicy::Always);
+            shards.advance(1);
+            while shards.unread(client) > 0 {
+                replies(&mut shards, client);
+                shards.settle();
+            }
+        }
+        assert!(shards.shards[owner].buffers_bytes() < before + (1 << 20));
+    }
+}
+
+#[test]
+fn who_writes_faster_than_the_disk_waits_for_it() {
     let (mut shards, mut disk, client) = durable(1, &[("appendfsync", &["everysec"])]);
     let set = encode(&["SET", "key", &"v".repeat(1 << 20)]);
     for _ in 0..40 {

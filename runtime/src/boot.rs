@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use thiserror::Error;
 use torc_engine::config::{Config, Wakeup};
@@ -60,6 +60,8 @@ pub enum BootError {
     Machine { step: &'static str, source: io::Error },
     #[error("the snapshot before the end failed, as said above: what was changed after the last good one is lost")]
     LastSave,
+    #[error("stopped, but not all changes are in the log: see the messages before")]
+    Lost,
     #[error("cannot write the pid file {path}: {source}")]
     PidFile { path: String, source: io::Error },
 }
@@ -180,13 +182,13 @@ fn allow_files(config: &mut Config, shards: usize) -> Result<(), BootError> {
 }
 
 /// SIGTERM and SIGINT become notices. A second SIGINT ends the process at once. SIGHUP is nothing, as in Redis: who closes
-/// the terminal does not mean the server.
+/// the terminal does not mean the server; and so is SIGXFSZ: who writes more than `ulimit -f` allows gets an error.
 fn watch_signals(notices: Sender<Notice>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGXFSZ])?;
     let watch = move || {
         let mut asked = false;
         for signal in signals.forever() {
-            if signal == SIGHUP {
+            if signal == SIGHUP || signal == SIGXFSZ {
                 continue;
             }
             if std::mem::replace(&mut asked, true) && signal == SIGINT {
@@ -417,7 +419,11 @@ impl Crew {
         if !self.saver.stop() {
             fatal("the disk's thread panicked");
         }
-        saved
+        saved?;
+        match self.census.has_lost() {
+            true => Err(BootError::Lost),
+            false => Ok(()),
+        }
     }
 
     /// Takes a snapshot of what there is when nobody is owed anything any more.

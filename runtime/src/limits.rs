@@ -24,6 +24,8 @@ pub const BUFFERS_PER_CONNECTION: usize = 2;
 /// Where growth by the number of connections ends; past it the pool grows only when receives went without a buffer.
 pub const BUFFERS_UNASKED_MAX: u16 = 512;
 
+/// Bytes of the first segment of a log where there is no space for more.
+pub const SEGMENT_BYTES_MIN: u64 = 64 * 1024;
 /// Bytes of zeros that are written at a time into a file that becomes a segment of the log.
 pub const SEGMENT_FILL_CHUNK: usize = 1024 * 1024;
 /// How fast such files are filled, all shards together, as long as none is needed soon: bytes per second.
@@ -32,6 +34,9 @@ pub const SEGMENT_FILL_RATE: u64 = 64 * 1024 * 1024;
 pub const POOL_FILES_PER_SHARD: usize = 3;
 /// How soon another file is tried after the disk was full or failed.
 pub const SEGMENT_RETRY: Duration = Duration::from_secs(1);
+/// A write or sync of the log that takes longer makes who writes wait, and after the second time be refused.
+pub const LOG_FLUSH_SLOW: Duration = Duration::from_secs(2);
+pub const LOG_FLUSH_STUCK: Duration = Duration::from_secs(10);
 /// Copies of torn ends that are kept of one segment.
 pub const TORN_COPIES_MAX: u32 = 100;
 
@@ -89,6 +94,8 @@ pub const SHUTDOWN_STEP: Duration = Duration::from_millis(5);
 /// How often DEBUG SLEEP looks whether the process is to stop.
 pub const SLEEP_STEP: Duration = Duration::from_millis(10);
 
+const _: () = assert!(LOG_FLUSH_SLOW.as_millis() < LOG_FLUSH_STUCK.as_millis());
+const _: () = assert!(SEGMENT_BYTES_MIN > 2 * torc_engine::limits::LOG_ROOM_BYTES_MIN as u64);
 const _: () = assert!(BUFFERS_MAX.is_power_of_two() && BUFFERS_MAX <= 32768);
 const _: () = assert!(BUFFERS_START <= BUFFERS_UNASKED_MAX && BUFFERS_UNASKED_MAX <= BUFFERS_MAX);
 const _: () = assert!(BUFFERS_MAX as usize * BUFFER_BYTES <= u32::MAX as usize);

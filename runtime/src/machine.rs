@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use torc_engine::id::ShardId;
-use torc_engine::machine::{Machine, MachineFacts, SaveFacts, SaveKind, SaveRefused};
+use torc_engine::machine::{LogStanding, Machine, MachineFacts, SaveFacts, SaveKind, SaveRefused};
 
 use crate::limits::SLEEP_STEP;
 use crate::saver::Ledger;
@@ -109,6 +109,14 @@ impl Machine for HostMachine {
 
     fn publish_changes(&mut self, shard: ShardId, changes: u64, log_bytes: u64) {
         self.ledger.publish(shard, changes, log_bytes);
+    }
+
+    fn publish_log(&mut self, shard: ShardId, standing: LogStanding) {
+        self.census.publish_log(shard, standing);
+    }
+
+    fn logs(&mut self, standings: &mut Vec<LogStanding>) {
+        self.census.logs(standings);
     }
 
     fn facts(&mut self) -> MachineFacts {

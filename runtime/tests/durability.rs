@@ -9,7 +9,7 @@ use std::path::Path;
 use common::data::{Data, connect, kill};
 use common::server::{Server, free_port, run_refused, wait_until};
 use common::skip_on_redis;
-use redis::{Commands, Value};
+use redis::{Commands, Connection, Value};
 use rustix::process::Signal;
 
 #[test]
@@ -141,4 +141,145 @@ fn the_log_goes_on_over_many_segments() {
         let kept: Vec<u8> = connection.get(format!("key:{key}")).expect("GET");
         assert!(kept == value, "{key}");
     }
+}
+
+/// The lines of a server's INFO persistence.
+fn persistence(connection: &mut Connection) -> String {
+    redis::cmd("INFO").arg("persistence").query(connection).expect("INFO")
+}
+
+#[test]
+fn a_full_disk_loses_nothing_that_was_acknowledged() {
+    if skip_on_redis("its files are others") {
+        return;
+    }
+    let data = Data::new();
+    let server = data.start(2, "everysec");
+    let mut connection = connect(&server);
+    // The second segments have 8 MiB.
+    server.limit_files(Some(6 << 20));
+    let value = vec![b'v'; 20_000];
+    let mut kept = Vec::new();
+    let error = (0..2_000).find_map(|key| {
+        let key = format!("key:{key}");
+        let result: redis::RedisResult<()> = connection.set(&key, &value);
+        let error = result.err();
+        kept.extend(error.is_none().then_some(key));
+        error
+    });
+    let text = error.expect("there is no room for all").to_string();
+    assert!(text.contains("MISCONF"), "{text}");
+    assert!(persistence(&mut connection).contains("aof_last_write_status:err"));
+    // Those that free memory are let in while there is room.
+    let removed: usize = connection.del(&kept[0]).expect("DEL");
+    assert_eq!(removed, 1);
+    let found: Vec<u8> = connection.get(&kept[1]).expect("GET");
+    assert_eq!(found, value);
+    server.signal(Signal::TERM);
+    let (status, output) = server.wait_for_exit();
+    assert!(status.success(), "{output}");
+    assert!(output.contains("File too large") && output.contains("ulimit -f"), "{output}");
+
+    let server = data.start(2, "everysec");
+    let mut connection = connect(&server);
+    let keys: usize = redis::cmd("DBSIZE").query(&mut connection).expect("DBSIZE");
+    assert_eq!(keys, kept.len() - 1);
+    // Where there is room again writes go on.
+    server.limit_files(Some(6 << 20));
+    let mut is_refused = false;
+    for key in 0..2_000 {
+        let result: redis::RedisResult<()> = connection.set(format!("key:{key}"), &value);
+        is_refused |= result.is_err();
+    }
+    assert!(is_refused);
+    server.limit_files(None);
+    wait_until("writes go on", || {
+        let mut is_taken = |key: &str| connection.set::<_, _, ()>(key, "v").is_ok();
+        is_taken("{user:1}") && is_taken("{user:7}")
+    });
+    assert!(persistence(&mut connection).contains("aof_last_write_status:ok"));
+    kill(server);
+}
+
+#[test]
+fn a_log_that_fails_ends_writes_or_the_process() {
+    if skip_on_redis("its messages are others") {
+        return;
+    }
+    let data = Data::new();
+    let server = data.start(1, "everysec");
+    let mut connection = connect(&server);
+    let _: () = connection.set("kept", "v").expect("SET");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    // Nothing may be written where the log goes on.
+    server.limit_files(Some(4096));
+    let _: () = connection.set("lost", "v").expect("it is acknowledged before it is written");
+    wait_until("writes are refused", || connection.set::<_, _, ()>("refused", "v").is_err());
+    let found: String = connection.get("kept").expect("reads go on");
+    assert_eq!(found, "v");
+    assert!(persistence(&mut connection).contains("aof_last_write_status:err"));
+    server.signal(Signal::TERM);
+    let (status, output) = server.wait_for_exit();
+    assert_eq!(status.code(), Some(1), "{output}");
+    for part in ["the log /", "wal-1-0-000001.log failed", "dmesg", "LOST: the last", "changes of shard 0, records"] {
+        assert!(output.contains(part), "{part} is not in: {output}");
+    }
+
+    let server = data.start(1, "always");
+    let mut connection = connect(&server);
+    server.limit_files(Some(4096));
+    let result: redis::RedisResult<()> = connection.set("unacknowledged", "v");
+    assert!(result.is_err());
+    let (status, output) = server.wait_for_exit();
+    assert_eq!(status.code(), Some(1), "{output}");
+    assert!(output.contains("under appendfsync always nothing can be acknowledged any more"), "{output}");
+    let server = data.start(1, "always");
+    let keys: usize = redis::cmd("DBSIZE").query(&mut connect(&server)).expect("DBSIZE");
+    assert_eq!(keys, 1);
+}
+
+#[test]
+fn starts_leave_nothing_behind_that_is_not_needed() {
+    if skip_on_redis("its files are others") {
+        return;
+    }
+    let data = Data::new();
+    let used = || -> (usize, u64) {
+        let entries = fs::read_dir(data.folder()).expect("a directory").map(|entry| entry.expect("an entry"));
+        let bytes: Vec<u64> = entries.map(|entry| entry.metadata().expect("a file").len()).collect();
+        (bytes.len(), bytes.iter().sum())
+    };
+    // Nothing at all was written, then something each second time.
+    for (writes, segments) in [(false, 2), (true, 6)] {
+        for round in 0..8 {
+            let server = data.start(2, "everysec");
+            if writes && round % 2 == 0 {
+                let mut connection = connect(&server);
+                for tag in ["{user:1}", "{user:7}"] {
+                    let _: () = connection.set(format!("{tag}{round}"), "v").expect("SET");
+                }
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            match round % 4 {
+                0 | 3 => kill(server),
+                _ => {
+                    server.signal(Signal::TERM);
+                    let (status, output) = server.wait_for_exit();
+                    assert!(status.success(), "{output}");
+                }
+            }
+        }
+        drop(data.start(2, "everysec"));
+        wait_until("what is not needed is gone", || {
+            let (files, bytes) = used();
+            // CURRENT, LOCK, MANIFEST and the folder of free files; and the next segments, which may be there.
+            let manifests = files - data.segments().len();
+            manifests <= 4 && data.segments().len() <= segments + 8 && bytes < 60 << 20
+        });
+    }
+    let server = data.start(2, "everysec");
+    let keys: usize = redis::cmd("DBSIZE").query(&mut connect(&server)).expect("DBSIZE");
+    assert_eq!(keys, 8);
+    let ended: Vec<u64> = data.segments().iter().map(|path| fs::metadata(path).expect("a file").len()).collect();
+    assert!(ended.iter().filter(|&&bytes| bytes < 64 << 10).count() >= 7, "{ended:?}");
 }

@@ -211,11 +211,11 @@ impl LogModel {
                 entry.0[offset..end].copy_from_slice(bytes);
                 entry.2 = version;
             }
-            Record::Map { db, keyspace } => {
-                let before = std::mem::replace(&mut self.keyspaces[db as usize], keyspace.0);
-                self.content.retain(|(keyspace, _), _| *keyspace != before);
+            Record::Layout(layout) => {
+                self.keyspaces = layout.keyspaces().map(|id| id.0).collect();
+                let keyspaces = &self.keyspaces;
+                self.content.retain(|(keyspace, _), _| keyspaces.contains(keyspace));
             }
-            Record::Swap { one, other } => self.keyspaces.swap(one as usize, other as usize),
             Record::Transaction(_) => unreachable!("there are none yet"),
         }
     }
@@ -228,11 +228,11 @@ fn loaded(file: &[u8], base: Lsn) -> Content {
     assert_eq!(header.base_lsn, base.0);
     let mut store = Store::new(torc_engine::limits::DATABASES_MAX, [5, 6, 7, 8], false);
     let ids: Vec<KeyspaceId> = header.keyspaces.iter().map(|keyspace| keyspace.id).collect();
-    store.restore_keyspaces(&ids, header.next_keyspace).expect("it is empty");
+    store.restore_keyspaces(&header).expect("it is empty");
     let mut keys = Vec::new();
     let read = loader.read(&file[PAGE_BYTES..], |entries| {
         keys.extend(entries.iter().map(|entry| (entry.keyspace, entry.key.to_vec())));
-        store.load(entries, BEFORE_ALL).expect("its keyspace");
+        store.load(entries, BEFORE_ALL, |_| true);
     });
     read.expect("a sound snapshot");
     loader.finish().expect("a complete snapshot");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use torc_engine::id::{Millis, ShardId};
-use torc_engine::machine::{Machine, MachineFacts, SaveFacts, SaveKind, SaveRefused};
+use torc_engine::machine::{LogStanding, Machine, MachineFacts, SaveFacts, SaveKind, SaveRefused};
 
 /// Time that passes when it is told to, and facts that never change.
 #[derive(Debug, Default)]
@@ -28,6 +28,8 @@ pub struct SimMachine {
     changes: BTreeMap<u16, (u64, u64)>,
     changes_at_begin: (u64, u64),
     changes_saved: (u64, u64),
+    /// Shards whose log is not well.
+    logs: BTreeMap<u16, LogStanding>,
 }
 
 impl SimMachine {
@@ -142,6 +144,21 @@ impl Machine for SimMachine {
 
     fn publish_changes(&mut self, shard: ShardId, changes: u64, log_bytes: u64) {
         self.changes.insert(shard.0, (changes, log_bytes));
+    }
+
+    fn publish_log(&mut self, shard: ShardId, standing: LogStanding) {
+        match standing {
+            LogStanding::Well => self.logs.remove(&shard.0),
+            other => self.logs.insert(shard.0, other),
+        };
+    }
+
+    fn logs(&mut self, standings: &mut Vec<LogStanding>) {
+        standings.clear();
+        for (&shard, &standing) in &self.logs {
+            standings.resize(shard as usize, LogStanding::Well);
+            standings.push(standing);
+        }
     }
 
     fn facts(&mut self) -> MachineFacts {

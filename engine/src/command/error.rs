@@ -31,6 +31,10 @@ pub enum Error {
     DiskFull,
     /// The last save failed, and there are save points.
     SaveFailed,
+    /// The disk does not answer.
+    DiskStuck,
+    /// The log of another shard takes no writes.
+    OtherLog,
     NoPasswordSet,
     WrongPassword,
     NoProto,
@@ -82,8 +86,15 @@ impl Error {
                 refused until Torc is started again; its messages say what the system answered"
             }
             Error::DiskFull => {
-                "MISCONF Errors writing to the AOF file: No space left on device. Writes that need memory are refused until \
-                there is room on the disk"
+                "MISCONF Errors writing to the AOF file: No space left on device. Writes are refused until there is room on the \
+                disk; those that free memory are let in as long as the log has room for them"
+            }
+            Error::DiskStuck => {
+                "MISCONF Errors writing to the AOF file: the disk does not answer. Writes are refused until it does"
+            }
+            Error::OtherLog => {
+                "MISCONF Errors writing to the AOF file: the log of another shard takes no writes, and this command concerns \
+                all shards; Torc's messages say why"
             }
             Error::SaveFailed => {
                 "MISCONF Torc is configured to save snapshots, but it's currently unable to persist to disk. Commands that may \

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::memory::{Figures, human};
 use super::report::{Report, Source, counters};
-use super::{Command, Handler, Merge, NO_KEYS, Route, Row, flag};
+use super::{Call, Command, Handler, Merge, NO_KEYS, Route, Row, flag};
 use crate::machine::SaveKind;
 
 /// The version of Redis whose behaviour is promised; clients switch features on by it.
@@ -44,6 +44,16 @@ const SECTIONS: &[(&str, bool, Section)] = &[
     ("keyspace", true, keyspace),
     ("torc", true, torc),
 ];
+
+/// Whether a command is INFO with the section that tells how many keys there are: it has observed all of them.
+pub(crate) fn counts_keys(call: &Call<'_>) -> bool {
+    if !matches!(call.command.row().route, Route::All(Merge::Report(Report::Info))) {
+        return false;
+    }
+    let shown = [&b"keyspace"[..], b"default", b"all", b"everything"];
+    let is_shown = |word: &[u8]| shown.iter().any(|name| word.eq_ignore_ascii_case(name));
+    call.args().len() == 1 || call.args().iter_from(1).any(is_shown)
+}
 
 /// The text of INFO for the sections asked for (none: the default ones).
 pub(super) fn text(source: &Source<'_>) -> String {
@@ -213,7 +223,7 @@ fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
         "aof_last_bgrewrite_status": status(saves.last_rewrite_ok),
         "aof_rewrites": saves.rewrites,
         "aof_rewrites_consecutive_failures": if saves.last_rewrite_ok { 0 } else { saves.failures_in_a_row },
-        "aof_last_write_status": "ok",
+        "aof_last_write_status": status(counters.log_refuses_writes == 0),
         "aof_last_cow_size": 0,
         "module_fork_in_progress": 0,
         "module_fork_last_cow_size": 0,
@@ -222,9 +232,13 @@ fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
     if config.append_only {
         write!(
             text,
-            "aof_current_size:{}\r\naof_base_size:{}\r\naof_pending_rewrite:0\r\n",
+            "aof_current_size:{}\r\naof_base_size:{}\r\naof_pending_rewrite:0\r\naof_buffer_length:{}\r\n\
+             aof_pending_bio_fsync:{}\r\naof_delayed_fsync:{}\r\n",
             saves.snapshot_bytes + saves.log_bytes,
             saves.snapshot_bytes,
+            counters.log_pending_bytes,
+            counters.log_flushes_pending,
+            counters.log_flushes_delayed,
         )?;
     }
     let Some(loading) = source.facts.loading else { return Ok(()) };

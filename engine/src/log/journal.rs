@@ -325,6 +325,11 @@ impl Journal {
         self.queued_bytes_ever + self.open.at as u64
     }
 
+    /// Bytes that the segment which records go to has left.
+    pub fn room_bytes(&self) -> u64 {
+        self.open.segment_room()
+    }
+
     /// Bytes that are not written, those of the write in flight included
     /// ([`crate::limits::LOG_PENDING_BYTES_MAX`]).
     pub fn pending_bytes(&self) -> usize {

@@ -24,7 +24,7 @@ pub use crate::buffer::Buffer;
 pub use change_log::ChangeLog;
 pub use journal::{FsyncPolicy, Journal, LogStart, Write, WriteError, WriteStep, segment_bytes};
 pub use record::{Effects, Layout, Record, Transaction};
-pub use replay::{Damage, End, Expected, Paused, Replay, Segment, Tail, TornTail, Why};
+pub use replay::{Damage, End, Expected, Paused, RecordsEnd, Replay, Segment, Tail, TornTail, Why};
 
 /// The number of a record in the log of one shard, from 1 on; it goes on over segments and restarts. 0: none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -56,12 +56,26 @@ pub struct End {
     pub wall_ms: Millis,
     /// Generation and number of the last segment with a header: those behind it hold nothing.
     pub last_segment: Option<(u64, u64)>,
+    /// Where the records end; None: there are none. Segments behind it hold headers and seals at most, and are not needed: the
+    /// next log may begin here instead.
+    pub records_end: Option<RecordsEnd>,
     /// The process stopped in order.
     pub is_sealed: bool,
     /// Changes shown, and bytes of the log read, headers and padding included.
     pub changes: u64,
     pub bytes: u64,
     pub tail: Tail,
+}
+
+/// The end of the last segment with records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordsEnd {
+    pub generation: u64,
+    pub segment: u64,
+    /// Where the last batch ends, which may be a seal. Nothing behind it was ever durable.
+    pub offset: u64,
+    /// For a next log that begins here ([`super::LogStart::previous`]).
+    pub previous: Option<(Lsn, u32)>,
 }
 
 /// What is behind the last record.
@@ -185,6 +199,7 @@ impl<'a> Replay<'a> {
                 last_txid: 0,
                 wall_ms: Millis(0),
                 last_segment: None,
+                records_end: None,
                 is_sealed: false,
                 changes: 0,
                 bytes: 0,
@@ -382,6 +397,12 @@ impl<'a> Replay<'a> {
         end.wall_ms = end.wall_ms.max(Millis(batch.wall_ms));
         end.is_sealed = batch.is_seal;
         end.bytes += batch.batch_bytes() as u64;
+        let BatchOwner { generation, segment, .. } = batch.owner;
+        let is_of = |found: RecordsEnd| (found.generation, found.segment) == (generation, segment);
+        if batch.count > 0 || end.records_end.is_some_and(is_of) {
+            let offset = self.offset as u64;
+            end.records_end = Some(RecordsEnd { generation, segment, offset, previous: end.previous });
+        }
         Ok(())
     }
 

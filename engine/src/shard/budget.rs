@@ -353,7 +353,7 @@ impl Shard {
     /// At the end of a turn: the budget, if anything was written or it is time to look.
     pub(super) fn run_budget(&mut self, now: Millis, machine: &mut dyn Machine, tick: Option<Tick>) {
         let core = &mut self.core;
-        core.budget.set_buffers(self.buffer_bytes);
+        core.budget.set_buffers(self.buffer_bytes + self.held.bytes());
         // What is loaded makes room for itself, and nothing else may go meanwhile.
         if self.stage == Stage::Redoing {
             return;

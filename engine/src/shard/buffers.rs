@@ -24,7 +24,7 @@ impl Shard {
         let Some(session) = self.sessions.get(id) else { return false };
         self.links.have_credit()
             && !self.paused
-            && !(session.waits_to_write && self.core.store.is_snapshot_full())
+            && !self.is_log_awaited(session)
             && (!session.alone || session.replies.outstanding() == 0)
             && session.replies.outstanding() <= limits::SESSION_OUTSTANDING_MAX / 2
             && session.replies.unsent_bytes() <= limits::OUTPUT_RESUME_BYTES
@@ -73,9 +73,10 @@ impl Shard {
             self.check_output(id, now);
         }
         let limit = self.core.config.maxmemory_clients;
-        let total = self.buffer_bytes + self.buffer_bytes_others;
+        let own = self.buffers_bytes();
+        let total = own + self.buffer_bytes_others;
         // The shards that hold their share or more act, each on its own clients.
-        if total > limit && self.buffer_bytes >= limit / self.core.shards as u64 {
+        if total > limit && own >= limit / self.core.shards as u64 {
             self.relieve(now);
         } else if total <= limit && !self.choked.is_empty() {
             self.release(now);
@@ -159,7 +160,7 @@ impl Shard {
     /// Whether limits need the clock: soft limits, and clients that are not read while the process holds too much.
     pub(super) fn buffers_need_timer(&self) -> bool {
         let limit = self.core.config.maxmemory_clients;
-        let full = self.buffer_bytes + self.buffer_bytes_others > limit / 10 * 8;
+        let full = self.buffers_bytes() + self.buffer_bytes_others > limit / 10 * 8;
         full || !self.with_values.is_empty() || !self.choked.is_empty() || !self.over_soft_limit.is_empty()
     }
 }

@@ -10,7 +10,7 @@ use super::links::Links;
 use super::sessions::Sessions;
 use super::turn::{Batch, Context, Operation, Origin, Source};
 use super::waiters::Waiter;
-use super::{Core, Shard};
+use super::{Core, Shard, Writes};
 use crate::command::{
     Command, Error, Handler, Home, Merge, Outcome, Route, Wait, cursor_shard, wanted_count, write_report,
 };
@@ -242,7 +242,7 @@ impl Shard {
         let part = Origin::Home(Target::Part { fanout, generation, part: parts as u32 - 1 });
         match (wait, own) {
             (Some(wait), _) => self.waiters.push(Waiter::new(part, dialect, wait)),
-            (None, Some((lsn, reply))) => self.held.push(lsn, part, reply),
+            (None, Some((lsn, reply))) => self.hold(lsn, part, reply),
             (None, None) => {}
         }
     }
@@ -382,7 +382,10 @@ impl Shard {
         counters.slack_bytes = memory.slack as u64;
         counters.spare_buffer_bytes = (self.pool.held_bytes() + self.links.spare_bytes()) as u64;
         counters.leased_bytes = core.budget.lease();
-        counters.client_buffer_bytes = self.buffer_bytes;
+        counters.client_buffer_bytes = self.buffer_bytes + self.held.bytes();
+        counters.log_pending_bytes = core.store.log().pending_bytes() as u64;
+        let is_well = matches!(core.writes, Writes::Allowed | Writes::Waiting);
+        counters.log_refuses_writes = !is_well as u64;
         let garbage = core.store.garbage_counters();
         counters.lazyfree_pending_objects = garbage.pending_objects;
         counters.lazyfree_pending_bytes = garbage.pending_bytes;

@@ -11,9 +11,9 @@ use torc_protocol::resp::reply::ReplyBuffer;
 
 use super::turn::{Context, Origin};
 use super::{Core, Shard};
-use crate::command::{Call, flag};
-use crate::limits;
+use crate::command::{Call, counts_keys, flag};
 use crate::log::Lsn;
+use crate::message::Target;
 
 /// A reply, and the change that has to be durable first.
 struct Held {
@@ -26,11 +26,21 @@ struct Held {
 #[derive(Default)]
 pub(super) struct HeldReplies {
     queue: VecDeque<Held>,
+    /// Bytes of those that are not a session's of this shard: sessions count their own.
+    bytes: u64,
+}
+
+impl Held {
+    /// Bytes of memory. Shared values belong to the store too.
+    fn held_bytes(&self) -> usize {
+        self.reply.bytes.capacity() + size_of::<Held>()
+    }
 }
 
 impl HeldReplies {
-    pub fn push(&mut self, lsn: Lsn, origin: Origin, reply: ReplyBuffer) {
-        self.queue.push_back(Held { lsn, origin, reply });
+    /// Bytes of replies that are in no session's sum.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub fn is_empty(&self) -> bool {
@@ -61,21 +71,30 @@ impl Core {
         let observed = match gate.single_key as usize {
             _ if last > before => last,
             // Whoever asks about several keys, or all, waits for all.
-            0 if gate.flags & (flag::READONLY | flag::WRITE) != 0 => last,
+            0 if gate.flags & (flag::READONLY | flag::WRITE) != 0 || counts_keys(call) => last,
             0 => Lsn(0),
             key => log.observed(keyspace, call.args().get(key)),
         };
         Some(observed).filter(|&lsn| lsn > log.durable_lsn())
     }
-
-    /// Whether nothing further is to be executed for now: a debt is to be paid first, or the disk is behind.
-    #[inline(always)]
-    pub(super) fn must_pause(&mut self) -> bool {
-        self.budget.owes_too_much() || self.store.log().pending_bytes() > limits::LOG_PENDING_BYTES_MAX
-    }
 }
 
 impl Shard {
+    /// Keeps a reply until a change is durable.
+    pub(super) fn hold(&mut self, lsn: Lsn, origin: Origin, reply: ReplyBuffer) {
+        let held = Held { lsn, origin, reply };
+        match origin {
+            Origin::Home(Target::Session { id, .. }) => {
+                if let Some(session) = self.sessions.get_mut(id) {
+                    session.replies.hold(held.reply.len(), held.held_bytes());
+                    super::list(&mut self.ready, id, session);
+                }
+            }
+            _ => self.held.bytes += held.held_bytes() as u64,
+        }
+        self.held.queue.push_back(held);
+    }
+
     /// Sends the replies whose changes are durable by now, or that need not wait any more.
     pub(super) fn release_durable(&mut self, context: &mut Context<'_>) {
         if self.held.is_empty() {
@@ -87,6 +106,14 @@ impl Shard {
         while self.held.queue.front().is_some_and(|held| held.lsn <= durable)
             && let Some(mut held) = self.held.queue.pop_front()
         {
+            match held.origin {
+                Origin::Home(Target::Session { id, .. }) => {
+                    if let Some(session) = self.sessions.get_mut(id) {
+                        session.replies.release(held.reply.len(), held.held_bytes());
+                    }
+                }
+                _ => self.held.bytes -= held.held_bytes() as u64,
+            }
             self.finish(context, held.origin, &mut held.reply);
         }
     }

@@ -49,6 +49,7 @@ pub(super) fn discard_all(store: &mut Store, values: impl IntoIterator<Item = By
 pub(super) fn discard_session(store: &mut Store, mut session: Session) {
     discard_all(store, session.replies.take_values());
     discard_all(store, session.parser.take_long_arguments());
+    discard_all(store, session.postponed.take().into_iter().flat_map(|postponed| postponed.shared));
 }
 
 /// The values of a frame that was read.

@@ -6,7 +6,9 @@
 //! One command's way: [`turn`] parses it, [`dispatch`] lets it through the gates ([`gate`]) and decides where it is
 //! executed; here, it joins the batch, and [`turn`] executes the batch; elsewhere, it goes into a frame ([`links`]), and
 //! its reply comes back in one. [`replies`] keeps the order, [`fanout`] splits and merges, [`waiters`] resumes what goes
-//! on in slices, [`durable`] holds replies until the disk has what they tell, [`buffers`] bounds clients' memory and [`budget`] all of it, [`garbage`] hands big values out to be dropped, [`save`] has its part in snapshots,
+//! on in slices, [`durable`] holds replies until the disk has what they tell, [`log_state`] makes writers wait for a log or
+//! refuses them, [`save`] has its part in snapshots, [`buffers`] bounds clients' memory and [`budget`] all of it, [`garbage`]
+//! hands big values out to be dropped,
 //! [`timers`] does what is due.
 
 mod budget;
@@ -17,6 +19,7 @@ mod fanout;
 mod garbage;
 mod gate;
 mod links;
+mod log_state;
 mod replies;
 mod save;
 mod sessions;
@@ -46,6 +49,8 @@ use budget::Budget;
 use durable::HeldReplies;
 use fanout::{Fanout, Fanouts};
 use links::Links;
+use log_state::LogStates;
+pub use log_state::Writes;
 use replies::BufferPool;
 use save::Saving;
 pub use save::SnapshotBase;
@@ -113,17 +118,6 @@ option to 'no', and then restarting the server. 3) If you started the server man
 the '--protected-mode no' option. 4) Setup an authentication password for the default user. NOTE: You only need to do \
 one of the above things in order for the server to start accepting connections from the outside.\r\n";
 
-/// Which writes are let in, by the state of the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Writes {
-    #[default]
-    Allowed,
-    /// Those that free memory: the disk is full, and what is left of it is for them.
-    OnlyFreeing,
-    /// The log has failed.
-    Refused,
-}
-
 /// One shard: its keys, its sessions, and what it has under way with the other shards.
 pub struct Shard {
     /// What the execution of a command may touch.
@@ -137,7 +131,8 @@ pub struct Shard {
     waiters: Waiters,
     held: HeldReplies,
     saving: Saving,
-    /// Nothing was executed for a while, until a debt is paid or the disk has caught up.
+    logs: LogStates,
+    /// Nothing is executed for a while, until a debt is paid.
     paused: bool,
     timers: Timers,
     pool: BufferPool,
@@ -224,6 +219,7 @@ impl Shard {
             waiters: Waiters::default(),
             held: HeldReplies::default(),
             saving: Saving::default(),
+            logs: LogStates::default(),
             paused: false,
             timers: Timers::new(now),
             pool: BufferPool::default(),
@@ -332,16 +328,6 @@ impl Shard {
     /// Whether clients are told to wait for what the disk has.
     pub fn is_loading(&self) -> bool {
         self.stage != Stage::Serving
-    }
-
-    /// Lets writes in, or not.
-    pub fn set_writes(&mut self, writes: Writes) {
-        self.core.writes = writes;
-    }
-
-    /// Which writes are let in.
-    pub fn writes(&self) -> Writes {
-        self.core.writes
     }
 
     /// Begins a log of what changes from now on.
@@ -520,7 +506,7 @@ impl Shard {
 
     /// There is more to do without any new event: take another turn before parking.
     pub fn has_work(&self) -> bool {
-        // While nothing is taken, what came waits for the disk, or for the budget, which has work then.
+        // While nothing is taken, what came waits for the budget, which has work then.
         !self.paused && !self.incoming.is_empty()
             || !self.waiters.is_empty()
             || !self.scans.is_empty()
@@ -528,6 +514,7 @@ impl Shard {
             || self.core.budget.has_work()
             || self.saving_has_work()
             || self.recheck && !self.stalled.is_empty()
+            || self.logs.changed
     }
 
     /// Requests sent to other shards that have no reply yet.
@@ -537,7 +524,7 @@ impl Shard {
 
     /// Bytes of this shard's client buffers (input, output, held replies), to be published to the others.
     pub fn buffers_bytes(&self) -> u64 {
-        self.buffer_bytes
+        self.buffer_bytes + self.held.bytes()
     }
 
     /// When to take a turn even if nothing happens (timers: expiry, idle clients). None: no timer.
@@ -545,7 +532,8 @@ impl Shard {
         let asked = self.core.config.timeout_s > 0 || self.buffers_need_timer();
         let asked = asked || self.budget_needs_timer();
         let needed = self.core.store.has_expiring() || self.store_needs_timer() || asked;
-        needed.then(|| self.timers.next_tick()).into_iter().chain(self.next_saving()).min()
+        let tick = needed.then(|| self.timers.next_tick());
+        tick.into_iter().chain(self.next_look_at_logs()).chain(self.next_saving()).min()
     }
 
     /// Puts a session on the list of those that the runtime is to look at.

@@ -35,6 +35,9 @@ pub(crate) struct Replies {
     /// What is known of the replies from `due` on; those at the end that are merely waiting are left out.
     places: VecDeque<Place>,
     stash: Vec<u8>,
+    /// Of replies that wait for the disk: what they will be in the output, and the memory that they take.
+    waiting_bytes: usize,
+    waiting_memory: usize,
 }
 
 #[derive(Debug)]
@@ -76,10 +79,10 @@ impl Replies {
         (&self.output, self.sent)
     }
 
-    /// Bytes not sent yet, whatever was stashed included.
+    /// Bytes not sent yet, whatever was stashed or waits for the disk included.
     #[inline]
     pub fn unsent_bytes(&self) -> usize {
-        self.output.bytes.len() + self.values_bytes - self.sent + self.stash.len()
+        self.output.bytes.len() + self.values_bytes - self.sent + self.stash.len() + self.waiting_bytes
     }
 
     /// Whether there are refcounted values in the output.
@@ -91,7 +94,7 @@ impl Replies {
     /// Bytes of memory held: shared values that belong to someone else too, the store most often, not included.
     #[inline]
     pub fn held_bytes(&self) -> usize {
-        let copied = self.output.bytes.capacity() + self.stash.capacity();
+        let copied = self.output.bytes.capacity() + self.stash.capacity() + self.waiting_memory;
         if self.output.shared.is_empty() {
             return copied;
         }
@@ -101,6 +104,18 @@ impl Replies {
             alone += if value.is_unique() { value.len() } else { 0 };
         }
         copied + (alone as u128 * self.values_bytes as u128 / seen.max(1) as u128) as usize
+    }
+
+    /// A reply of so many bytes, which take so much memory, is kept elsewhere until it may be delivered.
+    pub fn hold(&mut self, bytes: usize, memory: usize) {
+        self.waiting_bytes += bytes;
+        self.waiting_memory += memory;
+    }
+
+    /// A reply that was held is about to be delivered.
+    pub fn release(&mut self, bytes: usize, memory: usize) {
+        self.waiting_bytes -= bytes;
+        self.waiting_memory -= memory;
     }
 
     /// Opens the reply with number `seq`; its bytes are written to the buffer given.

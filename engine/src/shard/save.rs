@@ -12,24 +12,17 @@
 //! - While a shard waits for the disk, or for its share, it takes no turns.
 //!
 //! Writers save what they change, so blocks may come faster than the disk takes them. When
-//! [`limits::SNAPSHOT_PENDING_BYTES_MAX`] are in memory writers wait: the commands of clients here are not taken from
-//! their input (`turn.rs`), those from other shards are put aside with all that comes after them from the same
-//! client. Reads go on, and so does everything else.
-
-use std::collections::HashSet;
-
-use torc_protocol::args::Args;
+//! [`limits::SNAPSHOT_PENDING_BYTES_MAX`] are in memory writers wait, as they do while the log is behind
+//! ([`super::log_state`]).
 
 use super::budget::Tick;
 use super::turn::{Batch, Context};
 use super::{Core, Shard};
-use crate::command::flag;
 use crate::config::Config;
-use crate::id::{Millis, SessionId, ShardId};
+use crate::id::{Millis, ShardId};
 use crate::limits;
 use crate::log::Lsn;
 use crate::machine::{SaveFacts, SaveKind};
-use crate::message::{Frame, RequestHead, Target};
 use crate::snapshot::Block;
 use crate::store::{SnapshotProgress, SnapshotRefused, SnapshotStart};
 
@@ -46,20 +39,6 @@ pub(super) struct Saving {
     next_slice: Option<Millis>,
     /// When shard 0 looks next whether a save is to begin.
     next_look: Millis,
-    /// Somebody waits until less of the snapshot is in memory.
-    writers_wait: bool,
-    held: HeldRequests,
-}
-
-/// Requests of other shards that wait because writers do.
-#[derive(Default)]
-struct HeldRequests {
-    /// In the order in which they came; one frame from each shard.
-    frames: Vec<(ShardId, Frame)>,
-    /// Whose requests come after one of these.
-    sessions: HashSet<(ShardId, SessionId)>,
-    /// Shards of which a part of a command is among them: nobody knows whose.
-    shards: HashSet<ShardId>,
 }
 
 /// The moment that a snapshot is of.
@@ -113,7 +92,7 @@ impl Shard {
     pub fn handle_snapshot_block_written(&mut self, block: Block) {
         self.core.store.handle_snapshot_block_written(block);
         self.saving.goes_on = self.core.store.wants_snapshot_slice();
-        self.let_writers_go();
+        self.look_at_writers();
     }
 
     /// How far the snapshot is that runs, or what became of the last one. FLUSHALL may abort it in any turn: then another
@@ -130,7 +109,7 @@ impl Shard {
     /// Gives the snapshot up, if one runs. Another can begin at once.
     pub fn abort_snapshot(&mut self) {
         self.core.store.abort_snapshot();
-        self.let_writers_go();
+        self.look_at_writers();
     }
 
     /// A save of all shards has ended, well or not: take a turn, in which clients that wait for it are answered.
@@ -165,7 +144,6 @@ impl Shard {
         } else {
             (self.saving.goes_on, self.saving.next_slice) = (false, None);
         }
-        self.let_writers_go();
     }
 
     /// Takes slices of the snapshot, as many as it is entitled to now.
@@ -219,7 +197,7 @@ impl Shard {
     /// When a look at the schedule or a slice of the snapshot is due that waits for no event.
     pub(super) fn next_saving(&self) -> Option<Millis> {
         let config = &self.core.config;
-        let has_schedule = !config.save_points.is_empty() || config.append_only && config.rewrite_percent > 0;
+        let has_schedule = !config.save_points.is_empty() || self.core.store.is_logged() && config.rewrite_percent > 0;
         let look = (has_schedule && self.core.id == ShardId(0)).then_some(self.saving.next_look);
         // A look is part of a tick.
         let look = look.map(|at| at.max(self.timers.next_tick()));
@@ -231,66 +209,11 @@ impl Shard {
         self.saving.goes_on
             || self.core.look_at_saves
             || self.stopping && self.waiters.have_saves()
-            || !self.saving.held.frames.is_empty() && !self.core.store.is_snapshot_full()
     }
 
-    /// Whether nobody's requests are put aside, and nobody waits for a save to end.
+    /// Whether nobody waits for a save to end.
     pub(super) fn is_saving_drained(&self) -> bool {
-        self.saving.held.frames.is_empty() && !self.waiters.have_saves()
-    }
-
-    /// Has those looked at again who waited until less of the snapshot was in memory.
-    fn let_writers_go(&mut self) {
-        if self.saving.writers_wait && !self.core.store.is_snapshot_full() {
-            self.saving.writers_wait = false;
-            self.recheck = true;
-        }
-    }
-
-    /// Gives back what was put aside of other shards' requests, to be read before what has come since; nothing while
-    /// writers still wait.
-    pub(super) fn take_held_requests(&mut self) -> Vec<(ShardId, Frame)> {
-        if self.saving.held.frames.is_empty() || self.core.store.is_snapshot_full() {
-            return Vec::new();
-        }
-        std::mem::take(&mut self.saving.held).frames
-    }
-}
-
-impl Saving {
-    /// Notes whether a client here waits with a write.
-    #[inline]
-    pub fn note_writer(&mut self, waits: bool) {
-        self.writers_wait |= waits;
-    }
-
-    /// Whether a request of another shard is put aside while writers wait: a write, or what comes after one.
-    #[cold]
-    pub fn holds(&self, from: ShardId, head: &RequestHead) -> bool {
-        head.command.gate().flags & flag::WRITE != 0
-            || self.held.shards.contains(&from)
-            || matches!(head.target, Target::Session { id, .. } if self.held.sessions.contains(&(from, id)))
-    }
-
-    /// Whether requests are put aside.
-    #[inline]
-    pub fn holds_any(&self) -> bool {
-        !self.held.frames.is_empty()
-    }
-
-    /// Puts a request aside.
-    #[cold]
-    pub fn hold(&mut self, from: ShardId, head: RequestHead, args: Args<'_>) {
-        match head.target {
-            Target::Session { id, .. } => drop(self.held.sessions.insert((from, id))),
-            Target::Part { .. } => drop(self.held.shards.insert(from)),
-        }
-        let frames = &mut self.held.frames;
-        let place = frames.iter().position(|(shard, _)| *shard == from).unwrap_or_else(|| {
-            frames.push((from, Frame::default()));
-            frames.len() - 1
-        });
-        frames[place].1.push_request(head, args);
+        !self.waiters.have_saves()
     }
 }
 

@@ -2,7 +2,9 @@
 
 use torc_protocol::resp::request::RequestParser;
 
+use super::log_state::AwaitedLog;
 use super::replies::Replies;
+use super::turn::Postponed;
 use crate::id::{Millis, SessionId};
 use crate::session::Client;
 
@@ -18,10 +20,12 @@ pub(crate) struct Session {
     pub listed: bool,
     /// Its commands wait: for replies to go out, for replies to come, or for credit.
     pub stalled: bool,
-    /// Its next command may have to wait until less of the snapshot is in memory.
-    pub waits_to_write: bool,
     /// It waits until all its commands are answered.
     pub alone: bool,
+    /// Its next command waits until this log has caught up.
+    pub awaited_log: Option<AwaitedLog>,
+    /// Its next command, if that is read already and not at the beginning of the backlog.
+    pub postponed: Option<Box<Postponed>>,
     /// Arguments of its commands about several keys, since it last had none unanswered.
     pub args_outstanding: usize,
     /// The client has sent everything it will ever send.
@@ -51,8 +55,9 @@ impl Session {
             backlog: Vec::new(),
             listed: false,
             stalled: false,
-            waits_to_write: false,
             alone: false,
+            awaited_log: None,
+            postponed: None,
             args_outstanding: 0,
             eof: false,
             closing: false,
@@ -69,7 +74,8 @@ impl Session {
     #[inline]
     pub fn buffer_bytes(&self) -> usize {
         let names = self.client.name.capacity() + self.client.lib_name.capacity() + self.client.lib_version.capacity();
-        self.backlog.capacity() + self.parser.held_bytes() + self.replies.held_bytes() + names
+        let postponed = self.postponed.as_ref().map_or(0, |postponed| postponed.held_bytes());
+        self.backlog.capacity() + self.parser.held_bytes() + self.replies.held_bytes() + names + postponed
     }
 }
 

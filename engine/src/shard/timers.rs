@@ -66,19 +66,18 @@ impl Shard {
             let changes = self.changes();
             self.timers.quiet = changes == std::mem::replace(&mut self.timers.changes, changes);
         }
-        // What would change entries waits with the writers, for the next tick.
-        let writers_wait = self.core.store.is_snapshot_full();
-        if writers_wait {
-            (self.timers.expire_slices, self.timers.compacting) = (0, false);
+        if !self.core.may_expire() {
+            self.timers.expire_slices = 0;
         }
         if self.timers.expire_slices > 0 {
             let more = self.core.store.has_expiring() && self.core.store.expire_slice(now);
             self.timers.expire_slices = if more { self.timers.expire_slices - 1 } else { 0 };
         }
         self.timers.freeing = self.core.store.free_slice();
-        if (ticked || self.timers.compacting) && !writers_wait {
-            self.timers.compacting = self.core.store.compact_slice(now);
-        }
+        // What would be moved is saved first, and there is no room for it.
+        let may_move = !self.core.store.is_snapshot_full();
+        self.timers.compacting =
+            may_move && (ticked || self.timers.compacting) && self.core.store.compact_slice(now);
         let tick = if self.timers.quiet { Tick::Quiet } else { Tick::Busy };
         ticked.then_some(tick)
     }

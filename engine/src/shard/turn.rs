@@ -12,7 +12,7 @@ use torc_protocol::resp::request::{ProtocolError, Step};
 use super::garbage::{discard_all, discard_frame};
 use super::gate::{self, Refusal};
 use super::waiters::Waiter;
-use super::{Core, Input, Shard, Stage, Writes};
+use super::{Core, Input, Shard, Stage};
 use crate::command::{Call, Command, Error, Handler, Outcome, Owner, Result as CommandResult, Route, flag};
 use crate::id::{Millis, SessionId, ShardId};
 use crate::limits;
@@ -93,6 +93,41 @@ pub(super) struct Batch {
     pub owners: Vec<u16>,
 }
 
+/// A request that was read and has to wait, with what its spans index.
+#[derive(Debug)]
+pub(crate) struct Postponed {
+    buffer: Vec<u8>,
+    /// As in a batch whose table of shared values is this one's.
+    spans: Vec<Span>,
+    pub shared: Vec<Bytes>,
+}
+
+impl Postponed {
+    /// `spans` index `buffer` and the end of a table of shared values, which `shared` takes from there.
+    fn new(buffer: &[u8], spans: &[Span], shared: std::vec::Drain<'_, Bytes>) -> Box<Postponed> {
+        let shared: Vec<Bytes> = shared.collect();
+        // Each shared value is an argument, in order.
+        let mut next = 0..;
+        let own = |span: &Span| span.shared_index().and_then(|_| next.next()).map_or(*span, Span::shared);
+        Box::new(Postponed { buffer: buffer.to_vec(), spans: spans.iter().map(own).collect(), shared })
+    }
+
+    /// Puts the request into the batch as if it had just been read, and gives the buffer.
+    fn resume(self, batch: &mut Batch) -> Vec<u8> {
+        let first = batch.shared.len();
+        let placed = |span: &Span| span.shared_index().map_or(*span, |index| Span::shared(first + index));
+        batch.spans.extend(self.spans.iter().map(placed));
+        batch.shared.extend(self.shared);
+        self.buffer
+    }
+
+    /// Bytes of memory.
+    pub fn held_bytes(&self) -> usize {
+        let shared: usize = self.shared.iter().map(Bytes::len).sum();
+        self.buffer.capacity() + self.spans.capacity() * size_of::<Span>() + shared
+    }
+}
+
 impl Batch {
     /// Whether a command about the shard itself waits in it.
     pub fn is_about_shard(&self) -> bool {
@@ -118,6 +153,7 @@ impl Shard {
         self.core.stats.counters.torc_turns += !idle as u64;
         let executed = self.core.executed;
 
+        self.look_at_logs(&mut *context.machine);
         self.release_durable(&mut context);
         if !self.paused {
             self.read_frames(&mut context, &mut batch);
@@ -129,7 +165,7 @@ impl Shard {
         }
         self.execute(&mut context, &mut batch);
         self.step_waiters(&mut context, &mut batch);
-        if self.stage != Stage::Redoing {
+        if self.stage != Stage::Redoing && self.core.may_expire() {
             self.core.store.reap(now);
         }
         let tick = self.run_timers(now);
@@ -137,9 +173,10 @@ impl Shard {
         self.run_budget(now, &mut *context.machine, tick);
         let is_busy = !idle || self.core.executed != executed;
         self.run_saving(&mut context, &mut batch, is_busy, tick);
-        let paused = self.core.must_pause();
+        let paused = self.core.budget.owes_too_much();
         self.recheck |= self.paused && !paused;
         self.paused = paused;
+        self.note_own_log(&mut *context.machine);
 
         batch.owned.clear();
         for (_, mut frame) in batch.frames.drain(..) {
@@ -153,9 +190,6 @@ impl Shard {
     fn read_frames(&mut self, context: &mut Context<'_>, batch: &mut Batch) {
         // Taken out while frames are read, and put back for its allocation.
         let mut incoming = std::mem::take(&mut self.incoming);
-        if self.saving.holds_any() {
-            incoming.splice(..0, self.take_held_requests());
-        }
         for (from, frame) in incoming.drain(..) {
             let index = batch.frames.len() as u32;
             batch.frames.push((from, frame));
@@ -166,13 +200,6 @@ impl Shard {
                 let Some(record) = frame.next(&mut cursor, &mut batch.spans, &mut batch.shared) else { break };
                 match record {
                     Record::Request(head) => {
-                        let writers_wait = self.core.store.is_snapshot_full() || self.saving.holds_any();
-                        if writers_wait && self.saving.holds(from, &head) {
-                            let args = Args::new(&frame.body.bytes, &batch.spans[first_span..], &batch.shared);
-                            self.saving.hold(from, head, args);
-                            batch.spans.truncate(first_span);
-                            continue;
-                        }
                         batch.operations.push(Operation {
                             command: head.command,
                             db: head.db,
@@ -221,14 +248,13 @@ impl Shard {
         for _ in 0..self.stalled.len() {
             let Some(id) = self.stalled.pop_front() else { break };
             if !self.may_resume(id) {
-                if let Some(session) = self.sessions.get(id) {
-                    self.saving.note_writer(session.waits_to_write);
+                if self.sessions.get(id).is_some() {
                     self.stalled.push_back(id);
                 }
                 continue;
             }
             let Some(session) = self.sessions.get_mut(id) else { continue };
-            (session.stalled, session.alone) = (false, false);
+            (session.stalled, session.alone, session.awaited_log) = (false, false, None);
             let bytes = Bytes::from(std::mem::take(&mut session.backlog));
             batch.owned.push(bytes.clone());
             let source = Source::Owned(batch.owned.len() as u32 - 1);
@@ -327,26 +353,29 @@ impl Shard {
         position: &mut usize,
     ) -> Pause {
         let batch_commands = self.batch_commands();
-        let writers_wait = self.core.store.is_snapshot_full();
         let Some(session) = self.sessions.get_mut(id) else { return Pause::Ended };
-        session.waits_to_write &= writers_wait;
         let waits = self.waiters.len() >= limits::WAITERS_MAX || self.paused;
         if session.closing || self.stopping || waits {
             return if session.closing || self.stopping { Pause::Ended } else { Pause::Stall };
         }
         let limits = super::request_limits(&self.core.config, session.client.authenticated);
         let required = gate::required_flags(&session.client, self.stage != Stage::Serving);
+        let mut postponed = session.postponed.take();
         loop {
-            if !session.may_read() || !self.links.have_credit() || session.waits_to_write {
-                self.saving.note_writer(session.waits_to_write);
+            if !session.may_read() || !self.links.have_credit() {
+                session.postponed = postponed;
                 return Pause::Stall;
             }
             if batch.operations.len() >= batch_commands {
+                session.postponed = postponed;
                 return Pause::BatchFull;
             }
-            let (first_span, first_shared, first_byte) = (batch.spans.len(), batch.shared.len(), *position);
+            let (first_span, first_shared, began) = (batch.spans.len(), batch.shared.len(), *position);
             let carried;
-            let step = session.parser.parse(bytes, position, &mut batch.spans, &mut batch.shared, &limits);
+            let step = match postponed.take() {
+                Some(postponed) => Ok(Step::Carried(postponed.resume(batch))),
+                None => session.parser.parse(bytes, position, &mut batch.spans, &mut batch.shared, &limits),
+            };
             let is_in_place = matches!(step, Ok(Step::InPlace));
             let (source, bytes) = match step {
                 Ok(Step::InPlace) => (source, bytes),
@@ -374,19 +403,19 @@ impl Shard {
                 Err(refusal) => return Pause::Refused(refusal),
             };
             let single_key = command.gate().single_key as usize;
-            if writers_wait && command.gate().flags & flag::WRITE != 0 {
-                let is_here = single_key == 0 || self.route.owner(args.get(single_key)) == self.core.id;
-                if is_here {
-                    session.waits_to_write = true;
-                    self.saving.note_writer(true);
+            let key = || (single_key != 0).then(|| args.get(single_key).to_vec());
+            if let Some(log) = self.logs.awaited_by(&mut self.core, self.route, command, key) {
+                session.awaited_log = Some(log);
+                if is_in_place {
+                    // It is read again.
+                    *position = began;
+                } else {
+                    session.postponed =
+                        Some(Postponed::new(bytes, &batch.spans[first_span..], batch.shared.drain(first_shared..)));
                 }
-                // As if it had not been read. One that came in parts cannot be given back: it is the last.
-                if is_here && is_in_place {
-                    batch.spans.truncate(first_span);
-                    batch.shared.truncate(first_shared);
-                    *position = first_byte;
-                    return Pause::Stall;
-                }
+                batch.spans.truncate(first_span);
+                batch.shared.truncate(first_shared);
+                return Pause::Stall;
             }
             if single_key == 0 {
                 return Pause::Other { command, source, first_span };
@@ -480,7 +509,8 @@ impl Shard {
                         }
                     }
                     if let Some(lsn) = self.core.awaited(&call, before) {
-                        return self.held.push(lsn, operation.origin, session.replies.take(mark));
+                        let reply = session.replies.take(mark);
+                        return self.hold(lsn, operation.origin, reply);
                     }
                     session.replies.end(mark);
                     self.recheck |= session.stalled;
@@ -503,7 +533,8 @@ impl Shard {
                     }
                 }
                 if let Some(lsn) = self.core.awaited(&call, before) {
-                    return self.held.push(lsn, operation.origin, frame.take_reply(mark));
+                    let reply = frame.take_reply(mark);
+                    return self.hold(lsn, operation.origin, reply);
                 }
                 return frame.end_reply(mark);
             }
@@ -511,6 +542,11 @@ impl Shard {
         }
         // What is left: commands about the shard itself, parts of split commands, and sessions that are gone.
         let mut scratch = std::mem::take(&mut batch.scratch);
+        let is_ordered = matches!(operation.command.row().route, Route::Ordered(_));
+        let is_first = self.core.id == ShardId(0);
+        let is_other_closed = is_first && is_ordered && self.logs.is_other_closed(self.core.id);
+        // What shard 0 has done all do, or their databases would differ: a record of it waits for room like others.
+        let is_passed_on = !is_first && is_ordered && matches!(operation.origin, Origin::Away { from: ShardId(0), .. });
         let result = match operation.command.row().handler {
             Handler::Shard(handler) => {
                 self.refresh_gauges(call.now);
@@ -518,7 +554,10 @@ impl Shard {
                 let clients = || super::dispatch::client_list(sessions, call.now);
                 let core = &mut self.core;
                 core.count(&call, context.machine, |core| {
-                    if core.are_writes_refused() {
+                    if is_other_closed && call.command.gate().flags & flag::WRITE != 0 {
+                        return Err(Error::OtherLog);
+                    }
+                    if core.are_writes_refused() && !(is_passed_on && core.store.log().is_on()) {
                         core.pass_log(&call)?;
                     }
                     let mut owner = Owner {
@@ -551,15 +590,14 @@ impl Shard {
             }
         };
         let failed = scratch.bytes.first() == Some(&b'-');
-        let leads = self.core.id == ShardId(0) && self.core.shards > 1;
-        if leads && !failed && matches!(operation.command.row().route, Route::Ordered(_)) {
+        if is_first && self.core.shards > 1 && !failed && is_ordered {
             // What this shard did counts for the answer when it is durable.
             let own = self.core.awaited(&call, before).map(|lsn| (lsn, std::mem::take(&mut scratch)));
             self.pass_on_to_others(operation, call.args(), wait, own);
         } else if let Some(wait) = wait {
             self.waiters.push(Waiter::new(operation.origin, dialect, wait));
         } else if let Some(lsn) = self.core.awaited(&call, before) {
-            self.held.push(lsn, operation.origin, std::mem::take(&mut scratch));
+            self.hold(lsn, operation.origin, std::mem::take(&mut scratch));
         } else {
             self.finish(context, operation.origin, &mut scratch);
         }
@@ -607,33 +645,6 @@ impl Core {
             Handler::Read(handler) => handler(call, &core.store, &mut reply),
             Handler::Write(handler) => handler(call, &mut core.store, &mut reply),
             Handler::Home(_) | Handler::Shard(_) | Handler::None => unreachable!("routed elsewhere"),
-        })
-    }
-
-    /// Whether some writes are, because of the log or of a save.
-    #[inline(always)]
-    fn are_writes_refused(&self) -> bool {
-        self.writes != Writes::Allowed || self.has_save_failed
-    }
-
-    /// While the log takes no more, or not much, or the last save has failed: who writes is refused.
-    #[cold]
-    fn pass_log(&mut self, call: &Call<'_>) -> Result<(), Error> {
-        let kept_out = match self.writes {
-            Writes::Allowed | Writes::OnlyFreeing if self.has_save_failed => flag::WRITE,
-            Writes::Allowed => return Ok(()),
-            Writes::OnlyFreeing => flag::DENYOOM,
-            Writes::Refused => flag::WRITE,
-        };
-        if call.command.gate().flags & kept_out == 0 {
-            return Ok(());
-        }
-        self.stats.commands[call.command.index()].rejected += 1;
-        self.stats.counters.total_error_replies += 1;
-        Err(match self.writes {
-            Writes::Refused => Error::LogFailed,
-            _ if self.has_save_failed => Error::SaveFailed,
-            _ => Error::DiskFull,
         })
     }
 

@@ -80,7 +80,7 @@ impl Shard {
         let mut reply = std::mem::take(&mut batch.scratch);
         // It has seen all keys, or changed them.
         match self.core.changed_before().filter(|&last| last > self.core.store.log().durable_lsn()) {
-            Some(lsn) => self.held.push(lsn, waiter.origin, std::mem::take(&mut reply)),
+            Some(lsn) => self.hold(lsn, waiter.origin, std::mem::take(&mut reply)),
             None => self.finish(context, waiter.origin, &mut reply),
         }
         reply.clear();

@@ -557,6 +557,11 @@ impl Store {
         &mut self.observers.log
     }
 
+    /// Whether changes are logged.
+    pub fn is_logged(&self) -> bool {
+        self.observers.log.is_on()
+    }
+
     /// Frees a slice of what was cleared: about 50 µs of work. True if there is more that can be done at once.
     pub fn free_slice(&mut self) -> bool {
         let hasher = &self.hasher;

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use torc_engine::log::manifest::{CURRENT_BYTES_MAX, Current, MANIFEST_BYTES_MAX, Manifest, ManifestError};
 
-use super::error::DiskError;
+use super::error::{DiskError, is_full};
 use super::files::{Disk, DiskFile, Open};
 use super::names::{self, CURRENT, CURRENT_NEXT, LOCK, POOL, SegmentId, SnapshotId};
 use crate::limits::{SEGMENT_FILL_CHUNK, TORN_COPIES_MAX};
@@ -246,16 +246,23 @@ impl<D: Disk> Directory<D> {
         let copy = self.disk.open(&copy_path, Open::Create).map_err(failed("create", &copy_path))?;
         let mut buffer = vec![0; SEGMENT_FILL_CHUNK];
         let mut done = 0;
-        while done < bytes {
-            let len = (bytes - done).min(buffer.len() as u64) as usize;
-            let read = file.read_full_at(&mut buffer[..len], offset + done).map_err(failed("read", &path))?;
-            if read == 0 {
-                break;
+        let copied = (|| {
+            while done < bytes {
+                let len = (bytes - done).min(buffer.len() as u64) as usize;
+                let read = file.read_full_at(&mut buffer[..len], offset + done).map_err(failed("read", &path))?;
+                if read == 0 {
+                    break;
+                }
+                copy.write_all_at(&buffer[..read], done).map_err(failed("write", &copy_path))?;
+                done += read as u64;
             }
-            copy.write_all_at(&buffer[..read], done).map_err(failed("write", &copy_path))?;
-            done += read as u64;
+            copy.sync().map_err(failed("sync", &copy_path))
+        })();
+        if let Err(error) = copied {
+            // A part of a copy is none, and on a full disk it takes what is needed for the next try.
+            let _ = self.disk.remove(&copy_path);
+            return Err(error);
         }
-        copy.sync().map_err(failed("sync", &copy_path))?;
         self.sync_names()?;
         Ok(copy_path)
     }
@@ -279,14 +286,7 @@ impl<D: Disk> Directory<D> {
             }
             snapshots.extend(state.snapshot.map(|id| SnapshotId { id, shard }));
         }
-        // What a process that got no manifest has left would count as soon as there is one of a later generation.
-        let before = self.current.as_ref().map_or(0, |current| current.generation);
-        let is_left = |id: &&SegmentId| id.generation > before && id.generation < manifest.generation;
-        let left: Vec<SegmentId> = self.segments.keys().filter(is_left).copied().collect();
-        for id in left {
-            self.remove(&self.segment_path(id))?;
-            self.segments.remove(&id);
-        }
+        self.remove_unclaimed(manifest.generation)?;
         let mut written = Vec::new();
         snapshots.retain(|id| !self.snapshots.contains_key(id));
         for id in snapshots {
@@ -295,8 +295,12 @@ impl<D: Disk> Directory<D> {
         self.sync_names()?;
 
         let bytes = manifest.encode();
-        self.write_file(&self.path.join(names::manifest(manifest.number)), &bytes)?;
-        self.sync_names()?;
+        let path = self.path.join(names::manifest(manifest.number));
+        if let Err(error) = self.write_file(&path, &bytes).and_then(|()| self.sync_names()) {
+            // Nothing names it, and a full disk may make many of them.
+            let _ = self.disk.remove(&path);
+            return Err(error);
+        }
 
         let (next, current) = (self.path.join(CURRENT_NEXT), self.path.join(CURRENT));
         self.write_file(&next, Current::to(&bytes, manifest.number).encode().as_bytes())?;
@@ -314,6 +318,29 @@ impl<D: Disk> Directory<D> {
             self.older.insert(old.number, old);
         }
         Ok(number)
+    }
+
+    /// Removes what processes that got no manifest have left, of generations before this one: it would count as soon as there
+    /// is a manifest of a later generation.
+    pub fn remove_unclaimed(&mut self, generation: u64) -> Result<(), DiskError> {
+        let before = self.current.as_ref().map_or(0, |current| current.generation);
+        let is_left = |id: &&SegmentId| id.generation > before && id.generation < generation;
+        let left: Vec<SegmentId> = self.segments.keys().filter(is_left).copied().collect();
+        for id in left {
+            self.remove(&self.segment_path(id))?;
+            self.segments.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Cuts off what is behind the end of a segment to which nothing is written any more.
+    pub fn cut_segment(&mut self, id: SegmentId, end: u64) -> Result<(), DiskError> {
+        let Some(bytes) = self.segments.get_mut(&id).filter(|bytes| **bytes > end) else { return Ok(()) };
+        let path = self.path.join(id.to_string());
+        let file = self.disk.open(&path, Open::Write).map_err(failed("open for writing", &path))?;
+        file.truncate(end).and_then(|()| file.sync()).map_err(failed("cut off the end of", &path))?;
+        *bytes = end;
+        Ok(())
     }
 
     /// Makes a snapshot durable, and gives its bytes. One that failed once cannot be trusted again, although its next sync may
@@ -433,7 +460,14 @@ impl<D: Disk> Directory<D> {
                 drop(file);
                 // The blocks that it did get are needed by others.
                 let _ = self.disk.remove(&from);
-                Err(DiskError::Io { step: "allocate", path: from, source })
+                let error = failed("allocate", &from)(source);
+                match (error, self.disk.available(&self.path)) {
+                    (DiskError::Io { path, source, .. }, Ok(available)) if is_full(&source) => {
+                        let directory = self.path.clone();
+                        Err(DiskError::Space { path, directory, needed: bytes, available, source })
+                    }
+                    (error, _) => Err(error),
+                }
             }
         }
     }

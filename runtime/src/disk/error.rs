@@ -12,6 +12,11 @@ pub enum DiskError {
     #[error("cannot {step} {path}: {source}{}", advice(.source))]
     Io { step: &'static str, path: PathBuf, source: io::Error },
     #[error(
+        "cannot allocate {path}: {source}: {needed} bytes are needed, and {available} are free in {directory}{}",
+        advice(.source)
+    )]
+    Space { path: PathBuf, directory: PathBuf, needed: u64, available: u64, source: io::Error },
+    #[error(
         "the data directory {path} is in use by {}; stop it, or give this one a directory of its own (--dir)",
         match .holder { Some(id) => format!("the process {id}"), None => "another process".into() }
     )]
@@ -50,15 +55,20 @@ impl DiskError {
     /// The system's number, if it was the system that refused.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            DiskError::Io { source, .. } => source.raw_os_error(),
+            DiskError::Io { source, .. } | DiskError::Space { source, .. } => source.raw_os_error(),
             _ => None,
         }
     }
 
     /// There is no space left, or no more is allowed: it may come back by itself.
     pub fn is_full(&self) -> bool {
-        matches!(self.errno(), Some(libc::ENOSPC | libc::EDQUOT))
+        matches!(self, DiskError::Io { source, .. } | DiskError::Space { source, .. } if is_full(source))
     }
+}
+
+/// As [`DiskError::is_full`], for what the system says.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG))
 }
 
 /// What helps against an error of the system's.
@@ -66,6 +76,7 @@ fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ENOSPC) => "; free some space there, or move the directory to a larger disk",
         Some(libc::EDQUOT) => "; raise the quota, or free some space",
+        Some(libc::EFBIG) => "; allow larger files: ulimit -f unlimited",
         Some(libc::EROFS) => {
             "; the file system is mounted read-only: mount it again with -o remount,rw (it may have \
                               become so by an error of the disk: look at dmesg), or name another directory (--dir)"

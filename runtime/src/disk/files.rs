@@ -60,6 +60,8 @@ pub trait DiskFile: Send + 'static {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
     /// Gives the file this size and the blocks for it, which read as zeros.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
+    /// Cuts off what is behind so many bytes.
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
     /// Makes content and size durable. A failure must not be tried again on the same file.
     fn sync(&self) -> io::Result<()>;
     fn bytes(&self) -> io::Result<u64>;
@@ -192,6 +194,10 @@ impl DiskFile for Arc<File> {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.set_len(bytes),
             result => Ok(result?),
         }
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.set_len(bytes)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -20,6 +20,7 @@ use torc_engine::id::Millis;
 use super::directory::Segment;
 use super::files::Host;
 use super::pool::{Haste, Lane, Space};
+use crate::limits::LOG_FLUSH_SLOW;
 use crate::ring::{Errno, Key, Ring, StableBytes, SyncMethod, WriteFault, WriteStep};
 
 /// What is to be written of a log.
@@ -82,6 +83,8 @@ pub struct LogTotals {
     pub sync_ms_max: u64,
     /// Times that a write had to wait for the file of its segment.
     pub waits: u64,
+    /// What took longer than [`LOG_FLUSH_SLOW`], what goes on included.
+    pub delays: u64,
 }
 
 /// Drives one shard's log.
@@ -99,8 +102,9 @@ pub struct LogDriver<B> {
     /// `current` has bytes that were not synced.
     unsynced: bool,
     state: State<B>,
-    /// When what is under way was submitted.
+    /// When what is under way was submitted, and whether it counts as delayed.
     since: Millis,
+    is_delayed: bool,
     operations: u32,
     totals: LogTotals,
 }
@@ -137,6 +141,7 @@ impl<B: StableBytes> LogDriver<B> {
             unsynced: false,
             state: State::Idle,
             since: Millis(0),
+            is_delayed: false,
             operations: 0,
             totals: LogTotals::default(),
         };
@@ -151,6 +156,7 @@ impl<B: StableBytes> LogDriver<B> {
 
     /// Begins what the journal has to write, if nothing is under way.
     pub fn serve(&mut self, journal: &mut impl JournalIo<Buffer = B>, ring: &mut Ring, now: Millis) {
+        self.count_delay(now);
         let has_file = matches!(self.lane.space(), Space::Ready);
         let write = match mem::replace(&mut self.state, State::Idle) {
             State::Idle => journal.poll_write(now),
@@ -173,6 +179,7 @@ impl<B: StableBytes> LogDriver<B> {
         result: Result<(), WriteFault>,
         now: Millis,
     ) {
+        self.count_delay(now);
         assert_eq!(key, self.key(), "one operation is under way");
         let State::Writing { buffer, sync } = mem::replace(&mut self.state, State::Idle) else {
             unreachable!("a write was submitted");
@@ -201,6 +208,7 @@ impl<B: StableBytes> LogDriver<B> {
         result: Result<(), Errno>,
         now: Millis,
     ) {
+        self.count_delay(now);
         assert_eq!(key, self.key(), "one operation is under way");
         let state = mem::replace(&mut self.state, State::Idle);
         let fault = result.err().map(|errno| WriteFault { step: WriteStep::Sync, errno });
@@ -220,6 +228,16 @@ impl<B: StableBytes> LogDriver<B> {
             }
             _ => unreachable!("a sync was submitted"),
         }
+    }
+
+    /// Whether a sync is under way.
+    pub fn is_flushing(&self) -> bool {
+        matches!(self.state, State::Closing(_) | State::Syncing(_) | State::Writing { sync: true, .. })
+    }
+
+    /// The segment that is written to; None: the first is not begun.
+    pub fn segment(&self) -> Option<u64> {
+        self.current.as_ref().map(|segment| segment.id.number)
     }
 
     /// Since when a write or sync is under way, or waits for its file.
@@ -251,6 +269,12 @@ impl<B: StableBytes> LogDriver<B> {
     /// Of the segments after those that the disk's thread was asked for already.
     pub fn set_sizes(&mut self, sizes: SegmentSizes) {
         self.sizes = sizes;
+    }
+
+    /// The first segment has another size than was asked for, and the ones after it follow it. Before anything is written.
+    pub fn set_first_bytes(&mut self, bytes: u64) {
+        assert!(self.current.is_none(), "nothing is written yet");
+        self.sizes.first_bytes = bytes;
     }
 
     /// The lowest number of a segment that `restart` takes.
@@ -286,7 +310,7 @@ impl<B: StableBytes> LogDriver<B> {
             let Some(segment) = self.lane.take() else {
                 self.lane.hurry(Haste::Now);
                 self.totals.waits += 1;
-                self.since = now;
+                (self.since, self.is_delayed) = (now, false);
                 self.state = State::Waiting(write);
                 return;
             };
@@ -337,6 +361,14 @@ impl<B: StableBytes> LogDriver<B> {
         self.lane.prepare(self.generation, self.next, self.sizes.bytes(self.next - self.first));
     }
 
+    /// Counts what is under way once if it takes long.
+    fn count_delay(&mut self, now: Millis) {
+        let is_slow = now.0.saturating_sub(self.since.0) >= LOG_FLUSH_SLOW.as_millis() as u64;
+        if is_slow && self.busy_since().is_some() && !mem::replace(&mut self.is_delayed, true) {
+            self.totals.delays += 1;
+        }
+    }
+
     fn count_sync(&mut self, now: Millis) {
         self.totals.syncs += 1;
         self.totals.sync_ms_max = self.totals.sync_ms_max.max(now.0.saturating_sub(self.since.0));
@@ -348,7 +380,7 @@ impl<B: StableBytes> LogDriver<B> {
     }
 
     fn next_key(&mut self, now: Millis) -> Key {
-        self.since = now;
+        (self.since, self.is_delayed) = (now, false);
         self.operations = self.operations.wrapping_add(1);
         self.key()
     }

@@ -17,17 +17,20 @@
 
 use std::io;
 use std::mem;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
+use torc_engine::log::manifest::Manifest;
+use tracing::warn;
 
 use super::directory::{Directory, Filling, PoolSize, Segment};
 use super::error::DiskError;
 use super::files::Disk;
 use super::names::SegmentId;
-use crate::limits::{SEGMENT_FILL_CHUNK, SEGMENT_FILL_RATE, SEGMENT_RETRY};
+use crate::limits::{SEGMENT_BYTES_MIN, SEGMENT_FILL_CHUNK, SEGMENT_FILL_RATE, SEGMENT_RETRY};
 use crate::place;
 
 /// The nice value of the thread.
@@ -43,6 +46,7 @@ pub enum Haste {
 
 /// What the thread is asked to do.
 enum Order<D: Disk> {
+    Open(Opening),
     Prepare {
         id: SegmentId,
         bytes: u64,
@@ -60,13 +64,20 @@ enum Order<D: Disk> {
     Stop,
 }
 
+/// How the logs of a process begin to count.
+pub struct Opening {
+    pub manifest: Manifest,
+    /// Where logs ended before: what is behind these offsets is cut off.
+    pub ends: Vec<(SegmentId, u64)>,
+}
+
 /// What is done to the directory on the thread.
 type Job<D> = Box<dyn FnOnce(&mut Directory<D>) + Send>;
 
 /// What a shard is told of the segment that it asked for.
 struct Told<F> {
     id: SegmentId,
-    result: Result<Segment<F>, DiskError>,
+    result: Result<Segment<F>, Arc<DiskError>>,
 }
 
 /// How a shard's next segment stands.
@@ -76,7 +87,7 @@ pub enum Space {
     Ready,
     Preparing,
     /// It could not be made, for now: the disk is full, or fails. It is tried again.
-    Full(DiskError),
+    Full(Arc<DiskError>),
 }
 
 /// One shard's way to the thread. Nothing here waits.
@@ -130,14 +141,20 @@ impl<D: Disk> Lane<D> {
         Some(segment)
     }
 
+    /// Bytes of the segment asked for, if it is there.
+    pub fn ready_bytes(&mut self) -> Option<u64> {
+        self.space();
+        self.ready.as_ref().map(|segment| segment.bytes)
+    }
+
     /// Gives up the segment asked for.
     pub fn cancel(&mut self) {
         (self.wanted, self.ready, self.space) = (None, None, Space::Preparing);
         self.send(Order::Cancel { shard: self.shard, taken: self.taken });
     }
 
-    /// Waits until the segment asked for is there, or cannot be made. Not for a shard that serves.
-    pub fn wait(&mut self) -> Result<(), DiskError> {
+    /// Waits until the segment asked for is there, or cannot be made for now. Not for a shard that serves.
+    pub fn wait(&mut self) -> Result<(), Arc<DiskError>> {
         assert!(self.wanted.is_some(), "a segment was asked for");
         loop {
             match mem::replace(&mut self.space, Space::Preparing) {
@@ -145,7 +162,10 @@ impl<D: Disk> Lane<D> {
                     self.space = Space::Ready;
                     return Ok(());
                 }
-                Space::Full(error) => return Err(error),
+                Space::Full(error) => {
+                    self.space = Space::Full(error.clone());
+                    return Err(error);
+                }
                 Space::Preparing => {}
             }
             let Ok(told) = self.told.recv() else { unreachable!("the thread outlives the shards") };
@@ -197,6 +217,13 @@ impl<D: Disk> DiskCaller<D> {
 }
 
 impl<D: Disk> DiskThread<D> {
+    /// From now on no shard gets its first segment before all of them are there and the manifest that claims them counts. To
+    /// be called before any is asked for.
+    pub fn open(&self, opening: Opening) {
+        // The thread ends when it is told to.
+        let _ = self.orders.send(Order::Open(opening));
+    }
+
     pub fn caller(&self) -> DiskCaller<D> {
         DiskCaller(self.orders.clone())
     }
@@ -257,6 +284,10 @@ struct Pool<D: Disk, W> {
     last: usize,
     /// When files that nobody needs soon are filled further.
     fill_at: Duration,
+    opening: Option<Opening>,
+    /// First segments that wait for the manifest, with their lanes, and when that is tried again after a failure.
+    made: Vec<(usize, Segment<D::File>)>,
+    open_at: Option<Duration>,
 }
 
 /// What is done for one shard.
@@ -302,11 +333,24 @@ impl<D: Disk, W: Fn(u16)> Pool<D, W> {
         }
         // Of the system's own memory, for it must be aligned.
         let zeros = MmapMut::map_anon(SEGMENT_FILL_CHUNK)?;
-        Ok((Pool { directory, size, lanes: works, wake, zeros, last: 0, fill_at: Duration::ZERO }, lanes))
+        let pool = Pool {
+            directory,
+            size,
+            lanes: works,
+            wake,
+            zeros,
+            last: 0,
+            fill_at: Duration::ZERO,
+            opening: None,
+            made: Vec::new(),
+            open_at: None,
+        };
+        Ok((pool, lanes))
     }
 
     fn handle(&mut self, order: Order<D>) {
         match order {
+            Order::Open(opening) => self.opening = Some(opening),
             Order::Prepare { id, bytes } => {
                 let wanted = Wanted { id, bytes, haste: Haste::Calm, file: None, retry_at: None };
                 let before = self.lanes[id.shard as usize].wanted.replace(wanted);
@@ -322,6 +366,7 @@ impl<D: Disk, W: Fn(u16)> Pool<D, W> {
                 let file = work.wanted.take().and_then(|wanted| wanted.file);
                 file.into_iter().for_each(|file| self.directory.abandon_segment(file));
                 let unused = work.given.filter(|&given| Some(given) != taken);
+                self.made.retain(|(lane, _)| *lane != shard as usize);
                 if let Some(Err(error)) = unused.map(|id| self.directory.discard(id, self.size)) {
                     tracing::warn!("a segment that is not needed stays: {error}");
                 }
@@ -344,7 +389,11 @@ impl<D: Disk, W: Fn(u16)> Pool<D, W> {
             // The first of the greatest.
             .reduce(|best, other| if other.1.haste > best.1.haste { other } else { best });
         let Some((lane, wanted)) = next else {
-            return self.lanes.iter().filter_map(|lane| lane.wanted.as_ref()?.retry_at).min();
+            if self.opening.is_some() && self.made.len() == count && self.open_at.is_none_or(|at| at <= now) {
+                self.open(now);
+                return Some(now);
+            }
+            return self.lanes.iter().filter_map(|lane| lane.wanted.as_ref()?.retry_at).chain(self.open_at).min();
         };
         let fills_in_time = wanted.file.is_some() && wanted.haste == Haste::Calm;
         if fills_in_time && self.fill_at > now {
@@ -362,16 +411,75 @@ impl<D: Disk, W: Fn(u16)> Pool<D, W> {
             }
             Ok(Some(segment)) => {
                 self.lanes[lane].given = Some(segment.id);
+                if self.opening.is_some() {
+                    self.made.push((lane, segment));
+                    return Some(now);
+                }
                 self.tell(lane, Told { id: segment.id, result: Ok(segment) });
             }
             Err(error) => {
                 (wanted.file, wanted.retry_at) = (None, Some(now + SEGMENT_RETRY));
                 let id = wanted.id;
                 self.lanes[lane].wanted = Some(wanted);
-                self.tell(lane, Told { id, result: Err(error) });
+                match self.opening {
+                    Some(_) => self.tell_all(error),
+                    None => self.tell(lane, Told { id, result: Err(Arc::new(error)) }),
+                }
             }
         }
         Some(now)
+    }
+
+    /// Makes the manifest count that claims the first segments, and gives these out.
+    fn open(&mut self, now: Duration) {
+        self.open_at = None;
+        let Some(opening) = self.opening.take() else { return };
+        if let Err(error) = self.directory.switch(opening.manifest.clone()) {
+            (self.opening, self.open_at) = (Some(opening), Some(now + SEGMENT_RETRY));
+            let is_full = error.is_full();
+            self.tell_all(error);
+            if is_full {
+                self.make_smaller(now);
+            }
+            return;
+        }
+        for (lane, segment) in mem::take(&mut self.made) {
+            self.tell(lane, Told { id: segment.id, result: Ok(segment) });
+        }
+        // Nobody waits for this, and what fails is tried again at the next start.
+        let ends = opening.ends.iter();
+        let cut: Result<(), DiskError> =
+            ends.into_iter().try_for_each(|&(id, end)| self.directory.cut_segment(id, end));
+        if let Err(error) = self.directory.recycle(self.size, true).and(cut) {
+            warn!("what is not needed any more stays: {error}");
+        }
+    }
+
+    /// The first segments have taken what the manifest needs: they are made anew, as small as they may be.
+    fn make_smaller(&mut self, now: Duration) {
+        let nothing_kept = PoolSize { files: 0, ..self.size };
+        for (lane, segment) in mem::take(&mut self.made) {
+            let id = segment.id;
+            if segment.bytes <= SEGMENT_BYTES_MIN || self.directory.discard(id, nothing_kept).is_err() {
+                self.made.push((lane, segment));
+                continue;
+            }
+            let retry_at = Some(now + SEGMENT_RETRY);
+            let wanted = Wanted { id, bytes: SEGMENT_BYTES_MIN, haste: Haste::Calm, file: None, retry_at };
+            (self.lanes[lane].wanted, self.lanes[lane].given) = (Some(wanted), None);
+        }
+    }
+
+    /// Tells every shard that waits for its first segment why there is none yet.
+    fn tell_all(&self, error: DiskError) {
+        let error = Arc::new(error);
+        for lane in 0..self.lanes.len() {
+            let wanted = self.lanes[lane].wanted.as_ref().map(|wanted| wanted.id);
+            let made = self.made.iter().find(|(of, _)| *of == lane).map(|(_, segment)| segment.id);
+            if let Some(id) = wanted.or(made) {
+                self.tell(lane, Told { id, result: Err(error.clone()) });
+            }
+        }
     }
 
     /// The next step for a segment; gives it when it is done.
@@ -399,9 +507,17 @@ impl<D: Disk, W: Fn(u16)> Pool<D, W> {
         match self.directory.begin_segment(id, bytes) {
             Err(error) if error.is_full() => {
                 // What is kept for bad times only gives way.
-                match self.directory.recycle(self.size, false) {
+                let recycled = self.directory.recycle(self.size, false);
+                let begun = match recycled {
                     Ok(removed) if removed > 0 => self.directory.begin_segment(id, bytes),
                     _ => Err(error),
+                };
+                // A log may begin with less.
+                match begun {
+                    Err(error) if error.is_full() && self.opening.is_some() && bytes > SEGMENT_BYTES_MIN => {
+                        self.directory.begin_segment(id, SEGMENT_BYTES_MIN).map_err(|_| error)
+                    }
+                    begun => begun,
                 }
             }
             result => result,

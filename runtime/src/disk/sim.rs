@@ -409,6 +409,16 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.call(false)?;
+        let file = &mut state.files[self.inode];
+        let change = Change::Size(file.now.len().min(bytes as usize));
+        change.apply(&mut file.now);
+        file.unsynced.push(change);
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
         let result = state.call(true);

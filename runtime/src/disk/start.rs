@@ -2,6 +2,7 @@
 //! each on its own thread, and then each gets a log to write to.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -9,7 +10,7 @@ use thiserror::Error;
 use torc_engine::id::{Millis, ShardId};
 use torc_engine::limits::LOG_SEGMENT_FIRST_BYTES;
 use torc_engine::log::manifest::{Manifest, ShardManifest};
-use torc_engine::log::{Buffer, Damage, End, Expected, FsyncPolicy, Journal, LogStart, Lsn, Replay, Tail};
+use torc_engine::log::{Buffer, Damage, End, Expected, FsyncPolicy, Journal, LogStart, Lsn, RecordsEnd, Replay, Tail};
 use torc_engine::log::{Segment as LogSegment, WriteError as JournalError, WriteStep as JournalStep};
 use torc_engine::shard::Shard;
 use tracing::{info, warn};
@@ -19,8 +20,8 @@ use super::directory::{Access, Directory, PoolSize};
 use super::files::{Disk, DiskFile, Host};
 use super::log::{JournalIo, LogDriver, LogFailure, SegmentSizes, Write};
 use super::names::SegmentId;
-use super::pool::{self, DiskThread, Lane};
-use crate::limits::{LOAD_LOG_INTERVAL, POOL_FILES_PER_SHARD};
+use super::pool::{self, DiskThread, Lane, Opening};
+use crate::limits::{LOAD_LOG_INTERVAL, POOL_FILES_PER_SHARD, SEGMENT_BYTES_MIN};
 use crate::ring::{SyncMethod, WriteStep};
 
 /// The number of the first segment of a generation.
@@ -31,6 +32,8 @@ pub const FIRST_SEGMENT: u64 = 1;
 pub enum StartError {
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error(transparent)]
+    Segment(Arc<DiskError>),
     #[error(
         "the log of shard {shard} in {directory} is damaged: {damage}. Nothing was changed; bring the file back from a copy, \
          or move the directory away to begin with nothing"
@@ -125,8 +128,12 @@ impl Opened {
     ) -> Result<(Folder, Vec<Seat>), StartError> {
         let (sizes, pool) = sizes(segment_bytes, self.shards);
         let generation = self.directory.next_generation();
-        let mut shards = Vec::new();
+        self.directory.remove_unclaimed(generation)?;
+        let (mut shards, mut ended) = (Vec::new(), Vec::new());
         for (shard, end) in ends.iter().enumerate() {
+            if let Some(RecordsEnd { generation, segment, offset, .. }) = end.records_end {
+                ended.push((SegmentId { shard: shard as u16, generation, number: segment }, offset));
+            }
             shards.push(self.settle_log(shard as u16, end, generation, pool)?);
         }
         let manifest = Manifest {
@@ -140,18 +147,12 @@ impl Opened {
         let database = self.database;
         let machine = |source| StartError::Machine { step: "start a thread", source };
         let (thread, lanes) = pool::start(self.directory, pool, shard_cores, wake).map_err(machine)?;
+        thread.open(Opening { manifest, ends: ended });
         let mut seats = Vec::new();
         for (lane, end) in lanes.into_iter().zip(ends) {
             seats.push(seat(lane, end, database, generation, shard_cores.len() as u16, sizes)?);
         }
-        for seat in &mut seats {
-            seat.driver.lane().wait()?;
-        }
-        let (told, switched) = std::sync::mpsc::channel();
-        thread.caller().call(move |directory| {
-            let _ = told.send(directory.switch(manifest));
-        });
-        switched.recv().expect("the thread answers")?;
+        seats.iter_mut().try_for_each(Seat::wait_for_segment)?;
         let lanes = shard_cores.iter().map(|_| None).collect();
         Ok((Folder { thread, lanes, database, generation, pool, sizes }, seats))
     }
@@ -200,17 +201,18 @@ impl Opened {
             );
         }
         let needed = self.directory.manifest().map(|manifest| manifest.shards[shard as usize]);
-        let empty: Vec<SegmentId> = self
-            .directory
-            .log_of(shard)
-            .into_iter()
-            .map(|(id, _)| id)
-            .filter(|id| end.last_segment.is_none_or(|last| (id.generation, id.number) > last))
-            .collect();
-        for id in empty {
-            self.directory.discard(id, pool)?;
+        // What has no records goes, headers and seals too: the next log begins where the records end.
+        let last = end.records_end.map(|last| (last.generation, last.segment));
+        let without: Vec<SegmentId> = self.directory.log_of(shard).into_iter().map(|(id, _)| id).collect();
+        for id in without.into_iter().filter(|id| last.is_none_or(|last| (id.generation, id.number) > last)) {
+            // The manifest needs its first until there is another manifest.
+            let is_first = needed
+                .is_some_and(|needed| (needed.first_generation, needed.first_segment) == (id.generation, id.number));
+            if !is_first {
+                self.directory.discard(id, pool)?;
+            }
         }
-        let is_empty = self.directory.log_of(shard).is_empty();
+        let is_empty = last.is_none();
         let first = ShardManifest {
             snapshot: None,
             base_lsn: Lsn(0),
@@ -251,10 +253,26 @@ fn seat(
         last_txid: end.last_txid,
         segment_bytes: sizes.full_bytes,
         first_segment_bytes: sizes.first_bytes,
-        previous: end.previous,
+        previous: end.records_end.and_then(|end| end.previous),
     };
     let driver = LogDriver::new(lane, SyncMethod::Linked, sizes, generation, FIRST_SEGMENT);
     Ok(Seat { driver, start, wall_ms: end.wall_ms })
+}
+
+impl Seat {
+    /// Waits for the first segment. On a full disk it may be smaller than others, or not be there for now: then the shard serves
+    /// reads until it is.
+    fn wait_for_segment(&mut self) -> Result<(), StartError> {
+        let most = self.start.first_segment_bytes;
+        let bytes = match self.driver.lane().wait() {
+            Ok(()) => self.driver.lane().ready_bytes().unwrap_or(most),
+            Err(error) if error.is_full() => SEGMENT_BYTES_MIN,
+            Err(error) => return Err(StartError::Segment(error)),
+        };
+        self.start.first_segment_bytes = most.min(bytes);
+        self.driver.set_first_bytes(self.start.first_segment_bytes);
+        Ok(())
+    }
 }
 
 impl Source {

@@ -154,8 +154,12 @@ pub struct Worker {
     buffers_others: u64,
     buffers_others_at: Millis,
     accept_logged_at: Millis,
-    /// That the log failed has been said.
-    log_failed: bool,
+    /// Delays of the log that the shard was told of.
+    log_delays: u64,
+    /// That the log did not come to its end has been said.
+    log_lost: bool,
+    /// The log has failed, and none counts yet that was begun after it.
+    log_awaits_save: bool,
     /// The log was switched off, and its end is not on the disk yet.
     log_ends: bool,
     /// The way to the disk's thread, of a shard that was to log and did not come to it.
@@ -194,7 +198,9 @@ impl Worker {
             buffers_others: 0,
             buffers_others_at: Millis(0),
             accept_logged_at: Millis(0),
-            log_failed: false,
+            log_delays: 0,
+            log_lost: false,
+            log_awaits_save: false,
             log_ends: false,
             spare_lane: None,
             saving: None,

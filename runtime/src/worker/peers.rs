@@ -2,9 +2,10 @@
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use torc_engine::id::ShardId;
+use torc_engine::machine::LogStanding;
 
 use crate::mesh::CachePadded;
 
@@ -14,6 +15,7 @@ struct Load {
     connections: AtomicU32,
     buffers_bytes: AtomicU64,
     used_bytes: AtomicU64,
+    log: AtomicU8,
 }
 
 /// Figures every worker may look at. They are counts, not messages: nothing is ordered by them, hence Relaxed.
@@ -28,6 +30,10 @@ pub struct Census {
     /// The most that all shards together used.
     used_peak: AtomicU64,
     stopping: AtomicBool,
+    /// Shards whose log is not well.
+    logs_unwell: AtomicUsize,
+    /// A shard has ended without all of its log on the disk.
+    lost: AtomicBool,
 }
 
 impl Census {
@@ -39,6 +45,8 @@ impl Census {
             held_back: AtomicU64::new(0),
             used_peak: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            logs_unwell: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
         }
     }
 
@@ -125,6 +133,34 @@ impl Census {
     /// The most that all shards together ever published as used.
     pub fn used_peak(&self) -> u64 {
         self.used_peak.load(Ordering::Relaxed)
+    }
+
+    /// Notes how a shard's log stands; by that shard.
+    pub fn publish_log(&self, shard: ShardId, standing: LogStanding) {
+        let before = self.loads[shard.index()].0.log.swap(standing as u8, Ordering::Relaxed);
+        match (before == LogStanding::Well as u8, standing == LogStanding::Well) {
+            (true, false) => drop(self.logs_unwell.fetch_add(1, Ordering::Relaxed)),
+            (false, true) => drop(self.logs_unwell.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
+    }
+
+    /// How all logs stand, in the order of shards; nothing if all are well.
+    pub fn logs(&self, standings: &mut Vec<LogStanding>) {
+        standings.clear();
+        if self.logs_unwell.load(Ordering::Relaxed) > 0 {
+            let all = [LogStanding::Well, LogStanding::Behind, LogStanding::Closed];
+            standings.extend(self.loads.iter().map(|load| all[load.0.log.load(Ordering::Relaxed) as usize]));
+        }
+    }
+
+    /// A shard ends, and not all of its log is on the disk.
+    pub fn report_loss(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    pub fn has_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// The process is to stop.

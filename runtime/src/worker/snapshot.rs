@@ -233,7 +233,7 @@ impl Worker {
             return;
         }
         shard.end_log();
-        (self.log_ends, self.log_failed) = (false, false);
+        (self.log_ends, self.log_awaits_save) = (false, false);
         info!("shard {} does not log any more", id.0);
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use super::peer_is_redis;
 
@@ -83,6 +83,13 @@ impl Server {
 
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    /// How long the files may become that the process writes; None: as long as they like.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let pid = Pid::from_raw(self.process.child.id() as i32).expect("a process");
+        let limit = Rlimit { current: bytes, maximum: None };
+        prlimit(Some(pid), Resource::Fsize, limit).expect("limits may be lowered, and raised up to the hard one");
     }
 
     /// Waits until the process has ended, however it was told to; gives its status and what it wrote.
