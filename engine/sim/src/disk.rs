@@ -115,7 +115,7 @@ impl Disk {
             }
             shard.handle_snapshot_block_written(block);
         }
-        if disk.running.is_some() && self.random.one_in(2_000) {
+        if self.begins && disk.running.is_some() && self.random.one_in(2_000) {
             shard.abort_snapshot();
         }
         let is_full = shard.snapshot_pending_bytes() >= torc_engine::limits::SNAPSHOT_PENDING_BYTES_MAX;

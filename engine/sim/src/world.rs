@@ -10,6 +10,7 @@ use torc_engine::id::ShardId;
 use torc_engine::shard::Input;
 
 use crate::client::{Client, SHARED_COUNTERS, shared_counter};
+use crate::disk::Disk;
 use crate::queues::Queues;
 use crate::random::Random;
 use crate::shards::Shards;
@@ -34,6 +35,8 @@ pub struct Options {
     pub sleepy_shards: bool,
     /// There is a `maxmemory` to lease from, never used up: the model knows of no refusals.
     pub bounded: bool,
+    /// Shards log what changes, and snapshots of them are taken, on a disk of which blocks take so many steps at most.
+    pub disk_delay_max: Option<usize>,
 }
 
 impl Options {
@@ -50,6 +53,7 @@ impl Options {
             slow_readers: random.one_in(2),
             sleepy_shards: random.one_in(2),
             bounded: random.one_in(2),
+            disk_delay_max: random.one_in(2).then(|| [0, 30, 300][random.below(3)]),
         }
     }
 }
@@ -69,6 +73,8 @@ pub struct Report {
     pub episodes: u64,
     pub disconnects: u64,
     pub half_closes: u64,
+    /// Snapshots of single shards that were complete, each of them judged.
+    pub snapshots: u64,
     pub virtual_ms: u64,
 }
 
@@ -95,6 +101,7 @@ pub struct World {
     shards: Shards,
     queues: Queues,
     clients: Vec<Client>,
+    disk: Option<Disk>,
     /// By shard: does not move before this step.
     sleeps_until: Vec<u64>,
     step: u64,
@@ -121,8 +128,12 @@ impl World {
         let mut random = Random::new(seed);
         let clients = (0..options.clients).map(|id| Client::new(id, &options, random.fork())).collect();
         let maxmemory = if options.bounded { MAXMEMORY.to_string() } else { "0".to_owned() };
+        let append_only = if options.disk_delay_max.is_some() { "yes" } else { "no" };
+        let settings: &[(&str, &[&str])] = &[("maxmemory", &[&maxmemory]), ("appendonly", &[append_only])];
+        let mut shards = Shards::with_settings(options.shards, settings);
         World {
-            shards: Shards::with_settings(options.shards, &[("maxmemory", &[&maxmemory])]),
+            disk: options.disk_delay_max.map(|delay_max| Disk::new(&mut shards, delay_max, random.fork())),
+            shards,
             queues: Queues::new(options.shards, options.queue_capacity, options.delay_max, random.fork()),
             clients,
             sleeps_until: vec![0; options.shards],
@@ -211,6 +222,9 @@ impl World {
                 self.queues.push(self.step, shard, to, frame);
             }
         }
+        if let Some(disk) = &mut self.disk {
+            disk.pass(self.step, shard, &mut self.shards);
+        }
         let leased = self.shards.machine.leased;
         assert!(leased <= if self.options.bounded { MAXMEMORY } else { 0 }, "{leased} bytes are leased");
         assert!(self.shards.events.is_empty(), "nobody asked for {:?}", self.shards.events);
@@ -218,10 +232,14 @@ impl World {
 
     /// Lets everything come to rest and looks at what is left.
     fn finish(mut self) -> Report {
+        if let Some(disk) = &mut self.disk {
+            disk.begins = false;
+        }
         self.run_until("all commands are answered", |world| {
             let now = world.shards.now();
             world.clients.iter_mut().for_each(|client| client.wind_down(now));
             let at_rest = world.shards.shards.iter().all(|shard| shard.is_drained());
+            let at_rest = at_rest && world.disk.as_ref().is_none_or(Disk::is_at_rest);
             // Nor are there buffers for clients that want nothing.
             let nothing_held = world.shards.shards.iter().all(|shard| shard.buffers_bytes() == 0);
             world.clients.iter().all(Client::is_resting) && world.queues.is_empty() && at_rest && nothing_held
@@ -240,6 +258,7 @@ impl World {
         assert!(self.queues.is_empty());
         self.report.steps = self.step;
         self.report.frames = self.queues.frames;
+        self.report.snapshots = self.disk.map_or(0, |disk| disk.counts.finished);
         self.report.clone()
     }
 

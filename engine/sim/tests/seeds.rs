@@ -8,12 +8,14 @@ fn run(seed: u64, steps: u64) -> torc_sim::Report {
 
 #[test]
 fn short_worlds_of_sixty_seeds() {
-    let (mut replies, mut frames) = (0, 0);
+    let (mut replies, mut frames, mut snapshots) = (0, 0, 0);
     for seed in 0..60 {
         let report = run(seed, 1_500);
         replies += report.replies;
         frames += report.frames;
+        snapshots += report.snapshots;
     }
+    assert!(snapshots > 500, "{snapshots} snapshots");
     assert!(replies > 20_000 && frames > 5_000, "the worlds have gone quiet: {replies} replies, {frames} frames");
 }
 
