@@ -1,6 +1,7 @@
 //! The life of the process: check the machine, take the ports, start a worker per core, wait for the reason to stop, stop.
 //!
-//! The main thread does this and nothing else; after the start it sleeps until a signal or SHUTDOWN comes.
+//! The main thread does this and nothing else: it waits while the shards load, and after the start it sleeps until a signal
+//! or SHUTDOWN comes.
 
 use std::fs;
 use std::io;
@@ -8,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,13 +21,13 @@ use thiserror::Error;
 use torc_engine::config::{Config, Wakeup};
 use torc_engine::id::{Millis, ShardId};
 use torc_engine::limits::SHARD_BYTES_MIN;
-use torc_engine::log::End;
 use torc_engine::shard::Shard;
 use tracing::{info, warn};
 
 use crate::disk::Host;
 use crate::disk::pool::DiskThread;
-use crate::disk::start::{Opened, Seat, Source, StartError};
+use crate::disk::load::{PartEnd, Source};
+use crate::disk::start::{Opened, StartError};
 use crate::limits::{FILES_RESERVED, MESH_PARCELS, SPIN_OUTSTANDING};
 use crate::listen::{self, ListenError};
 use crate::log::{self, LogError};
@@ -37,7 +38,10 @@ use crate::prefault::{self, Filler};
 use crate::probe::{self, ProbeError, Report};
 use crate::reaper::{self, Chute};
 use crate::settings::Loaded;
-use crate::worker::{Bell, Census, Control, Door, Notice, Parts, Worker, event_descriptor};
+use crate::progress::{Display, Progress};
+use crate::worker::{
+    Beginning, Bell, Census, Control, Door, Loading, LogBegun, Notice, Parts, Worker, event_descriptor,
+};
 
 /// Why Torc does not start. One line each.
 #[derive(Debug, Error)]
@@ -72,6 +76,10 @@ pub fn run(loaded: Loaded) -> Result<(), BootError> {
     allow_files(&mut config, shards)?;
     // It makes the directory if there is none.
     let opened = config.append_only.then(|| Opened::open(Path::new(&config.dir), shards)).transpose()?;
+    // What is of other shards can be loaded; to keep it takes a snapshot before anybody is served.
+    if let Some(written) = opened.as_ref().map(Opened::written_by).filter(|&written| written != shards) {
+        return Err(StartError::Shards { directory: config.dir.into(), written, wanted: shards }.into());
+    }
     let report = probe::probe(Path::new(&config.dir))?;
     let wake_by_ring = choose_wakeup(config.wakeup, &report);
     let (doors, addresses) = listen::open(&config.bind, config.port, config.tcp_backlog, shards)?;
@@ -80,10 +88,14 @@ pub fn run(loaded: Loaded) -> Result<(), BootError> {
     watch_signals(notices.clone()).map_err(|source| BootError::Machine { step: "handle signals", source })?;
     // After the port, lest a second start take the file of the first away; before anybody is served.
     let pid_file = PidFile::write(&config.pidfile)?;
-    let crew = Crew::start(&config, file, &places, doors, wake_by_ring, notices, opened)?;
+    let mut crew = Crew::start(&config, file, &places, doors, wake_by_ring, notices, opened.as_ref())?;
     announce(&config, &places, &addresses, &report, wake_by_ring);
 
-    wait_for_end(&noticed);
+    let ended = match opened {
+        Some(opened) => crew.load(&config, &places, opened, &noticed)?,
+        None => None,
+    };
+    wait_for_end(ended, &noticed);
     crew.stop();
     drop(pid_file);
     info!("stopped");
@@ -194,12 +206,48 @@ fn watch_signals(notices: Sender<Notice>) -> io::Result<()> {
     thread::Builder::new().name("torc-signals".into()).spawn(watch).map(drop)
 }
 
-fn wait_for_end(noticed: &Receiver<Notice>) {
-    match noticed.recv() {
-        Ok(Notice::Shutdown) => info!("a client asked for SHUTDOWN, stopping"),
-        Ok(Notice::Signal(SIGINT)) => info!("SIGINT received, stopping"),
-        Ok(Notice::Signal(_)) => info!("SIGTERM received, stopping"),
-        Err(_) => fatal("the threads that give notice are gone"),
+/// Waits until the process shall end, unless it has been told to already.
+fn wait_for_end(mut ended: Option<End>, noticed: &Receiver<Notice>) {
+    let ended = loop {
+        match ended {
+            Some(ended) => break ended,
+            None => ended = End::of(&next_notice(noticed, None)),
+        }
+    };
+    match ended {
+        End::Shutdown => info!("a client asked for SHUTDOWN, stopping"),
+        End::Signal(SIGINT) => info!("SIGINT received, stopping"),
+        End::Signal(_) => info!("SIGTERM received, stopping"),
+    }
+}
+
+/// Why the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Shutdown,
+    Signal(i32),
+}
+
+impl End {
+    fn of(notice: &Option<Notice>) -> Option<End> {
+        match notice {
+            Some(Notice::Shutdown) => Some(End::Shutdown),
+            Some(Notice::Signal(signal)) => Some(End::Signal(*signal)),
+            _ => None,
+        }
+    }
+}
+
+/// The next notice; None if there was none in the time.
+fn next_notice(noticed: &Receiver<Notice>, within: Option<Duration>) -> Option<Notice> {
+    let next = match within {
+        Some(within) => noticed.recv_timeout(within),
+        None => noticed.recv().map_err(|_| RecvTimeoutError::Disconnected),
+    };
+    match next {
+        Ok(notice) => Some(notice),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => fatal("the threads that give notice are gone"),
     }
 }
 
@@ -209,6 +257,8 @@ struct Crew {
     controls: Vec<Sender<Control>>,
     bells: Arc<Vec<Bell>>,
     census: Arc<Census>,
+    /// How far loading is, if there is anything that may be loaded.
+    progress: Option<Arc<Progress>>,
     /// The disk's thread, if changes are logged.
     disk: Option<DiskThread<Host>>,
 }
@@ -230,22 +280,20 @@ struct Start {
     control: Receiver<Control>,
     notices: Sender<Notice>,
     machine: HostMachine,
-    /// What the disk has of the shard; None if nothing is logged.
-    source: Option<Source>,
+    /// What is to be loaded; None if nothing is logged.
+    loading: Option<Loading>,
     ready: Sender<Result<Made, BootError>>,
-    bells: Receiver<(Arc<Vec<Bell>>, Option<Seat>)>,
+    bells: Receiver<Arc<Vec<Bell>>>,
 }
 
-/// What a worker tells before it serves.
+/// What a worker tells before it runs.
 struct Made {
     id: ShardId,
     ring: RawFd,
-    /// How its log ended, if it has one.
-    end: Option<End>,
 }
 
 impl Crew {
-    /// Starts a worker per place and returns when all of them serve.
+    /// Starts a worker per place and returns when all of them run.
     fn start(
         config: &Config,
         config_file: String,
@@ -253,7 +301,7 @@ impl Crew {
         doors: Vec<Vec<Door>>,
         wake_by_ring: bool,
         notices: Sender<Notice>,
-        opened: Option<Opened>,
+        opened: Option<&Opened>,
     ) -> Result<Crew, BootError> {
         let shards = places.cores.len();
         let census = Arc::new(Census::new(shards));
@@ -265,7 +313,10 @@ impl Crew {
         let identity = Arc::new(Identity::new(config_file, random));
         let spin_outstanding = if places.crowded { Duration::ZERO } else { SPIN_OUTSTANDING };
 
-        let mut sources = opened.as_ref().map(Opened::sources).transpose()?.into_iter().flatten();
+        let sources = opened.map(Opened::sources);
+        let total_bytes = |sources: &Vec<Source>| sources.iter().map(Source::bytes).sum();
+        let progress = sources.as_ref().map(|sources| Arc::new(Progress::new(total_bytes(sources))));
+        let mut sources = sources.into_iter().flatten();
         let (ready, made) = mpsc::channel();
         let (mut threads, mut controls, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         let parts = mesh(shards, MESH_PARCELS).into_iter().zip(doors).zip(&places.cores).zip(chutes);
@@ -286,8 +337,8 @@ impl Crew {
                 filler: filler.clone(),
                 control: orders,
                 notices: notices.clone(),
-                machine: HostMachine::new(identity.clone(), census.clone()),
-                source: sources.next(),
+                machine: HostMachine::new(identity.clone(), census.clone(), progress.clone()),
+                loading: sources.next().zip(progress.clone()).map(|(source, progress)| Loading::new(source, progress)),
                 ready: ready.clone(),
                 bells,
             };
@@ -299,37 +350,130 @@ impl Crew {
         drop(ready);
 
         let mut rings: Vec<RawFd> = vec![-1; shards];
-        let mut ends: Vec<Option<End>> = vec![None; shards];
         for _ in 0..shards {
-            let Made { id, ring, end } = made.recv().expect("a worker that dies takes the process with it")?;
-            (rings[id.index()], ends[id.index()]) = (ring, end);
+            let Made { id, ring } = made.recv().expect("a worker that dies takes the process with it")?;
+            rings[id.index()] = ring;
         }
         let bell = |ring| event_descriptor().map(|event: OwnedFd| Bell { ring, event });
         let bells: io::Result<Vec<Bell>> = rings.into_iter().map(bell).collect();
         let bells = Arc::new(bells.map_err(|source| BootError::Machine { step: "make event descriptors", source })?);
-        let (mut disk, mut seats) = (None, Vec::new());
-        if let Some(opened) = opened {
-            let ends: Vec<End> = ends.into_iter().flatten().collect();
-            let bells = bells.clone();
-            let wake = move |shard: u16| bells[usize::from(shard)].notify();
-            let (thread, seated) = opened.begin(&ends, config.segment_bytes, &places.cores, wake)?;
-            (disk, seats) = (Some(thread), seated);
-        }
-        let mut seats = seats.into_iter();
         for worker in waiting {
             // A worker that is gone has taken the process with it.
-            let _ = worker.send((bells.clone(), seats.next()));
+            let _ = worker.send(bells.clone());
         }
-        Ok(Crew { threads, controls, bells, census, disk })
+        Ok(Crew { threads, controls, bells, census, progress, disk: None })
+    }
+
+    /// Waits until all shards have loaded what the disk has, gives each a log to go on with, and has them serve. Some: the
+    /// process was told to end before.
+    fn load(
+        &mut self,
+        config: &Config,
+        places: &Places,
+        opened: Opened,
+        noticed: &Receiver<Notice>,
+    ) -> Result<Option<End>, BootError> {
+        let loaded = match self.hear_all(noticed, |notice| match notice {
+            Notice::Loaded(loaded) => Some((loaded.shard, loaded)),
+            _ => None,
+        })? {
+            Ok(loaded) => loaded,
+            Err(ended) => return Ok(Some(ended)),
+        };
+        // Of some logs a crash may have taken the end: the others know what was flushed and swapped there.
+        let layouts = || loaded.iter().map(|loaded| &loaded.layout);
+        let layout = layouts().max_by_key(|layout| layout.number).expect("there is a shard").clone();
+        if layouts().any(|other| other.number == layout.number && *other != layout) {
+            return Err(StartError::Layout { directory: config.dir.clone().into(), number: layout.number }.into());
+        }
+        // If each shard has loaded all that there is, any one says how it ended.
+        let mut ends: Vec<PartEnd> = loaded.iter().flat_map(|loaded| loaded.ends.iter().copied()).collect();
+        ends.sort_by_key(|end| end.shard);
+        ends.dedup_by_key(|end| end.shard);
+        let bells = self.bells.clone();
+        let wake = move |shard: u16| bells[usize::from(shard)].notify();
+        let begun = opened.begin(&ends, config.segment_bytes, &places.cores, wake)?;
+        self.disk = Some(begun.disk);
+        for (shard, seat) in begun.seats.into_iter().enumerate() {
+            self.tell(shard, Control::Begin(Box::new(Beginning { seat, layout: layout.clone() })));
+        }
+        let begun = match self.hear_all(noticed, |notice| match notice {
+            Notice::LogBegun(begun) => Some((begun.shard, begun)),
+            _ => None,
+        })? {
+            Ok(begun) => begun,
+            Err(ended) => return Ok(Some(ended)),
+        };
+        if let Some(progress) = &self.progress {
+            progress.serve();
+        }
+        self.bells.iter().for_each(Bell::notify);
+        self.say_ready(config, &begun);
+        Ok(None)
+    }
+
+    /// What each shard says, by shard, when all have said it; Err: the process was told to end before. How far loading is
+    /// is shown meanwhile.
+    fn hear_all<T>(
+        &self,
+        noticed: &Receiver<Notice>,
+        mut pick: impl FnMut(Notice) -> Option<(ShardId, T)>,
+    ) -> Result<Result<Vec<T>, End>, BootError> {
+        let mut heard: Vec<Option<T>> = self.controls.iter().map(|_| None).collect();
+        let mut display = self.progress.as_ref().map(|progress| Display::new(progress));
+        while heard.iter().any(Option::is_none) {
+            let notice = next_notice(noticed, display.as_ref().map(Display::interval));
+            if let Some((display, progress)) = display.as_mut().zip(self.progress.as_ref()) {
+                display.show(progress);
+            }
+            if let Some(ended) = End::of(&notice) {
+                return Ok(Err(ended));
+            }
+            match notice {
+                Some(Notice::LoadFailed(error)) => return Err(error.into()),
+                Some(notice) => {
+                    if let Some((shard, said)) = pick(notice) {
+                        heard[shard.index()] = Some(said);
+                    }
+                }
+                None => {}
+            }
+        }
+        if let Some(display) = display {
+            display.finish();
+        }
+        Ok(Ok(heard.into_iter().flatten().collect()))
+    }
+
+    fn say_ready(&self, config: &Config, begun: &[LogBegun]) {
+        let sum = |of: fn(&LogBegun) -> u64| begun.iter().map(of).sum::<u64>();
+        let (keys, evicted) = (sum(|begun| begun.keys), sum(|begun| begun.evicted));
+        let seconds = self.progress.as_ref().map_or(0.0, |progress| progress.elapsed().as_secs_f64());
+        if evicted > 0 {
+            let bytes = config.maxmemory;
+            warn!("{evicted} keys were evicted while they were loaded: maxmemory is {bytes} bytes");
+        }
+        if begun.iter().any(|begun| begun.is_over) {
+            warn!(
+                "what was loaded is more than maxmemory, {} bytes, and {} evicts nothing of it: writes are refused until there is \
+                 room",
+                config.maxmemory,
+                config.maxmemory_policy.name()
+            );
+        }
+        info!("ready: {keys} keys loaded in {seconds:.3} s");
+    }
+
+    fn tell(&self, shard: usize, order: Control) {
+        // A worker that is gone has taken the process with it.
+        let _ = self.controls[shard].send(order);
+        self.bells[shard].notify();
     }
 
     /// Asks all workers to stop and waits for them.
     fn stop(self) {
         self.census.announce_stop();
-        for (control, bell) in self.controls.iter().zip(self.bells.iter()) {
-            let _ = control.send(Control::Stop);
-            bell.notify();
-        }
+        (0..self.controls.len()).for_each(|shard| self.tell(shard, Control::Stop));
         for thread in self.threads {
             if thread.join().is_err() {
                 fatal("a worker panicked while stopping");
@@ -352,25 +496,14 @@ fn work(start: Start) {
         Err(error) => return drop(ready.send(Err(error))),
     };
     let mut shard = Shard::new(start.id, start.port.shards(), start.seed, start.config, wall_clock());
-    let redone = start.source.map(|source| {
+    if start.loading.is_some() {
         shard.begin_loading();
-        source.redo(&mut shard)
-    });
-    let end = match redone.transpose() {
-        Ok(end) => end,
-        Err(error) => return drop(ready.send(Err(error.into()))),
-    };
-    if ready.send(Ok(Made { id: start.id, ring: ring.descriptor(), end })).is_err() {
+    }
+    if ready.send(Ok(Made { id: start.id, ring: ring.descriptor() })).is_err() {
         return;
     }
     drop(ready);
-    let Ok((bells, seat)) = start.bells.recv() else { return };
-    let log = seat.map(|seat| {
-        shard.journal().begin(seat.start);
-        // What had expired when the process before was there has expired, whatever the clock says now.
-        shard.end_loading(wall_clock().max(seat.wall_ms));
-        seat.driver
-    });
+    let Ok(bells) = start.bells.recv() else { return };
     let worker = Worker::new(Parts {
         id: start.id,
         ring,
@@ -383,7 +516,8 @@ fn work(start: Start) {
         spin_outstanding: start.spin_outstanding,
         chute: start.chute,
         filler: start.filler,
-        log,
+        log: None,
+        loading: start.loading,
         control: start.control,
         notices: start.notices,
         machine: start.machine,

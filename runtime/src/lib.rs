@@ -15,6 +15,7 @@ pub mod mesh;
 pub mod place;
 pub mod prefault;
 pub mod probe;
+pub mod progress;
 pub mod reaper;
 #[allow(unsafe_code)]
 pub mod ring;

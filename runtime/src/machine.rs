@@ -9,6 +9,7 @@ use torc_engine::id::ShardId;
 use torc_engine::machine::{Machine, MachineFacts};
 
 use crate::limits::SLEEP_STEP;
+use crate::progress::Progress;
 use crate::worker::Census;
 
 /// What never changes while the process runs.
@@ -38,11 +39,13 @@ impl Identity {
 pub struct HostMachine {
     identity: Arc<Identity>,
     census: Arc<Census>,
+    /// None if nothing is loaded at the start.
+    progress: Option<Arc<Progress>>,
 }
 
 impl HostMachine {
-    pub fn new(identity: Arc<Identity>, census: Arc<Census>) -> HostMachine {
-        HostMachine { identity, census }
+    pub fn new(identity: Arc<Identity>, census: Arc<Census>, progress: Option<Arc<Progress>>) -> HostMachine {
+        HostMachine { identity, census, progress }
     }
 }
 
@@ -116,6 +119,7 @@ impl Machine for HostMachine {
             uptime_s: self.identity.started.elapsed().as_secs(),
             allocator: ALLOCATOR_NAME.to_owned(),
             clients: self.census.connections(),
+            loading: self.progress.as_ref().and_then(|progress| progress.facts()),
         }
     }
 }
@@ -148,7 +152,7 @@ mod tests {
     #[test]
     fn facts_are_filled_in() {
         let identity = Identity::new("/etc/torc.conf".into(), [0xab; 20]);
-        let mut machine = HostMachine::new(Arc::new(identity), Arc::new(Census::new(2)));
+        let mut machine = HostMachine::new(Arc::new(identity), Arc::new(Census::new(2)), None);
         let facts = machine.facts();
         assert!(facts.os.starts_with("Linux "), "{}", facts.os);
         assert_eq!(facts.run_id, "ab".repeat(20));

@@ -175,7 +175,7 @@ fn memory(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
 }
 
 fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
-    lines!(text, "Persistence",
+    let written: std::fmt::Result = lines!(text, "Persistence",
         "loading": source.facts.loading.is_some() as u8,
         "async_loading": 0,
         "rdb_changes_since_last_save": source.stats.counters.changes,
@@ -185,7 +185,8 @@ fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
         "aof_rewrite_in_progress": 0,
         "aof_last_bgrewrite_status": "ok",
         "aof_last_write_status": "ok",
-    )?;
+    );
+    written?;
     let Some(loading) = source.facts.loading else { return Ok(()) };
     let percent = loading.loaded_bytes as f64 * 100.0 / loading.total_bytes.max(1) as f64;
     write!(

@@ -13,6 +13,7 @@
 
 mod accept;
 mod connection;
+mod load;
 mod log;
 mod peers;
 
@@ -30,6 +31,7 @@ use torc_engine::machine::Machine;
 use torc_engine::shard::{Close, Event, Input, Shard};
 
 use crate::disk::log::{LogDriver, LogFailure};
+use crate::disk::start::StartError;
 use crate::limits::*;
 use crate::machine::HostMachine;
 use crate::mesh::{Parcel, Port};
@@ -40,11 +42,13 @@ use accept::Listener;
 use connection::{Connections, Receive, key, send};
 
 pub use accept::Door;
+pub use load::{Beginning, Loaded, Loading, LogBegun};
 pub use peers::{Bell, Census, event_descriptor};
 
 /// What the main thread tells a worker.
-#[derive(Debug)]
 pub enum Control {
+    /// All shards have loaded what is theirs: begin the log.
+    Begin(Box<Beginning>),
     /// Stop accepting, finish, flush, end.
     Stop,
 }
@@ -52,6 +56,12 @@ pub enum Control {
 /// What a worker or the signal thread tells the main thread.
 #[derive(Debug)]
 pub enum Notice {
+    /// A shard has loaded everything.
+    Loaded(Loaded),
+    /// A shard could not: the process cannot start.
+    LoadFailed(StartError),
+    /// A shard's log has begun.
+    LogBegun(LogBegun),
     /// A client asked for SHUTDOWN.
     Shutdown,
     /// A signal came.
@@ -84,8 +94,10 @@ pub struct Parts {
     pub chute: Chute,
     /// None if memory is not to be filled ahead.
     pub filler: Option<Filler>,
-    /// None if nothing is logged.
+    /// None if nothing is logged, or not yet.
     pub log: Option<LogDriver<Buffer>>,
+    /// What is to be loaded before clients are served.
+    pub loading: Option<Loading>,
     pub control: Receiver<Control>,
     pub notices: Sender<Notice>,
     pub machine: HostMachine,
@@ -172,6 +184,7 @@ impl Worker {
             self.collect();
             self.take_parcels();
             self.take_orders();
+            self.look_whether_to_serve();
             self.accept_again();
 
             self.look_at_buffers();
@@ -179,6 +192,7 @@ impl Worker {
             shard.turn(self.now, machine, self.buffers_others, ring.arena(), &self.inputs);
             self.inputs.clear();
             self.return_buffers();
+            self.load_slice();
             self.serve_log()?;
 
             self.send_frames();
@@ -294,6 +308,7 @@ impl Worker {
         }
         while let Ok(order) = self.parts.control.try_recv() {
             match order {
+                Control::Begin(beginning) => self.begin_log(*beginning),
                 Control::Stop => self.stop(),
             }
         }
@@ -482,7 +497,7 @@ impl Worker {
                 false => bell.notify(),
             }
         }
-        if self.parts.shard.has_work() {
+        if self.parts.shard.has_work() || self.has_to_load() {
             self.enter()?;
         } else if !self.spin()? {
             // Nobody is kept waiting by a shard that sleeps.
@@ -585,6 +600,7 @@ impl Worker {
     fn stop(&mut self) {
         if self.stop_at.is_none() {
             self.stop_at = Some(Instant::now() + SHUTDOWN_MAX);
+            self.parts.loading = None;
             self.close_listeners();
             self.parts.shard.begin_shutdown();
         }
