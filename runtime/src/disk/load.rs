@@ -302,3 +302,6 @@ fn failed(step: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Er
     let path = path.to_owned();
     move |source| DiskError::Io { step, path, source }
 }
+
+#[cfg(test)]
+mod tests;
