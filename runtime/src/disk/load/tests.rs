@@ -169,7 +169,8 @@ impl Data {
 /// Loads everything: the shards, and how the parts of each ended.
 fn load(opened: &Opened, shards: usize) -> Result<Vec<(Shard, Vec<PartEnd>)>, StartError> {
     let load_one = |(source, id): (Source, u16)| {
-        let config = Config { append_only: true, ..Config::default() };
+        let mut config = Config::default();
+        config.set_at_start("appendonly", &["yes".to_string()]).expect("a parameter");
         let mut shard = Shard::new(ShardId(id), shards, [1, 2, 3, 4], config, NOW);
         shard.begin_loading();
         let bytes = source.bytes();
@@ -199,7 +200,7 @@ fn begin(opened: Opened, loaded: &[(Shard, Vec<PartEnd>)]) -> Begun {
 
 /// Leaves everything as a kill would.
 fn end(begun: Begun) {
-    begun.seats.into_iter().for_each(|seat| seat.driver.finish());
+    drop(begun.seats);
     assert!(begun.disk.stop());
 }
 
