@@ -77,8 +77,9 @@ impl Disk {
             let mut replay = Replay::new(expected, &segments);
             let shard = &mut shards.shards[index];
             shard.begin_loading();
+            let (now, machine) = (shards.machine.now, &mut shards.machine);
             while replay.step(|records| shard.redo(records)).expect("a sound log") {
-                while shard.free_redone_slice() {}
+                while shard.free_redone_slice() || shard.evict_loaded_slice(now, machine) {}
             }
             next.push(Lsn(replay.end().last_lsn.0 + 1));
         }
@@ -199,6 +200,90 @@ fn what_was_evicted_and_deleted_in_vain_stays_away() {
     Disk::default().begin(&mut again, 2, &next);
     let client = again.connect(0);
     assert_eq!(again.command(client, &["DBSIZE"]), ":0\r\n");
+}
+
+#[test]
+fn what_did_not_fit_while_it_was_loaded_and_was_deleted_then_stays_away() {
+    let (mut shards, mut disk, client) = durable(1, &[]);
+    let value = "v".repeat(1000);
+    let key = |number: u32| format!("key:{number}");
+    for number in 0..8_000 {
+        shards.command(client, &["SET", &key(number), &value]);
+    }
+    for number in (0..8_000).step_by(7) {
+        // What was written before may be gone when this is redone.
+        shards.command(client, &["APPEND", &key(number), "more"]);
+    }
+    disk.write_after_a_second(&mut shards);
+
+    for policy in ["allkeys-random", "allkeys-lru", "allkeys-s3fifo"] {
+        let policy: &'static [&'static str] = match policy {
+            "allkeys-random" => &["allkeys-random"],
+            "allkeys-lru" => &["allkeys-lru"],
+            _ => &["allkeys-s3fifo"],
+        };
+        let (mut again, next) = disk.recover(&[("maxmemory", &["4mb"]), ("maxmemory-policy", policy)]);
+        let mut second = Disk::default();
+        second.begin(&mut again, 2, &next);
+        let client = again.connect(0);
+        let left: usize = again.command(client, &["DBSIZE"])[1..].trim_end().parse().expect("a number");
+        assert!((1_500..5_000).contains(&left), "{policy:?}: {left}");
+        let length = |number: u32| if number.is_multiple_of(7) { 1004 } else { 1000 };
+        let is_gone = |again: &mut Shards, number: u32| {
+            let said = again.command(client, &["STRLEN", &key(number)]);
+            assert!(said == ":0\r\n" || said == format!(":{}\r\n", length(number)), "{said}");
+            said == ":0\r\n"
+        };
+        let gone: Vec<u32> = (0..8_000).filter(|&number| is_gone(&mut again, number)).collect();
+        assert_eq!(gone.len(), 8_000 - left);
+        // Clients delete some of those in vain.
+        for (index, &number) in gone.iter().enumerate().take(400) {
+            let (words, reply): (&[&str], _) = match index % 4 {
+                0 => (&["DEL", &key(number)], ":0\r\n"),
+                1 => (&["UNLINK", "other", &key(number)], ":0\r\n"),
+                2 => (&["GETDEL", &key(number)], "$-1\r\n"),
+                _ => (&["PEXPIREAT", &key(number), "1"], ":0\r\n"),
+            };
+            assert_eq!(again.command(client, words), reply);
+        }
+        second.write_after_a_second(&mut again);
+
+        // With room for everything what was evicted is there again, and what was deleted is not.
+        let mut third = Shards::new(1);
+        third.shards[0].begin_loading();
+        for (generation, files, base) in [(1, &disk.segments[0], 0), (2, &second.segments[0], next[0].0 - 1)] {
+            let segments: Vec<Segment<'_>> =
+                files.iter().map(|(&segment, bytes)| Segment { generation, segment, bytes }).collect();
+            let mut replay = Replay::new(Expected { database: [7; 16], shard: 0, base: Lsn(base) }, &segments);
+            while replay.step(|records| third.shards[0].redo(records)).expect("a sound log") {}
+        }
+        third.shards[0].end_loading(third.machine.now);
+        let client = third.connect(0);
+        for (index, &number) in gone.iter().enumerate() {
+            let length = if index < 400 { 0 } else { length(number) };
+            assert_eq!(third.command(client, &["STRLEN", &key(number)]), format!(":{length}\r\n"), "{policy:?} {index}");
+        }
+    }
+}
+
+#[test]
+fn without_eviction_everything_is_loaded_and_writes_are_refused() {
+    let (mut shards, mut disk, client) = durable(1, &[]);
+    for number in 0..8_000 {
+        shards.command(client, &["SET", &format!("key:{number}"), &"v".repeat(1000)]);
+    }
+    disk.write_after_a_second(&mut shards);
+    for policy in [&["noeviction"][..], &["volatile-lru"]] {
+        let (mut again, next) = disk.recover(&[("maxmemory", &["4mb"]), ("maxmemory-policy", policy)]);
+        Disk::default().begin(&mut again, 2, &next);
+        let now = again.machine.now;
+        assert!(again.shards[0].is_over_budget(&mut again.machine, now));
+        let client = again.connect(0);
+        assert_eq!(again.command(client, &["DBSIZE"]), ":8000\r\n");
+        assert!(again.command(client, &["SET", "key:1", "x"]).starts_with("-OOM "));
+        assert_eq!(again.command(client, &["DEL", "key:1"]), ":1\r\n");
+        assert_eq!(again.command(client, &["STRLEN", "key:2"]), ":1000\r\n");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod boot;
+mod crew;
 pub mod disk;
 pub mod limits;
 mod listen;
@@ -15,6 +16,7 @@ pub mod mesh;
 pub mod place;
 pub mod prefault;
 pub mod probe;
+pub mod progress;
 pub mod reaper;
 #[allow(unsafe_code)]
 pub mod ring;

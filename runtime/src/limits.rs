@@ -77,8 +77,13 @@ pub const SNAPSHOT_RESTARTS_MAX: u32 = 16;
 /// How soon a save is tried again that is to begin the log of a shard.
 pub const LOG_RESUME_RETRY: Duration = Duration::from_secs(5);
 
-/// How often a shard that loads says how far it is.
+/// How often is said how far loading is, in the log and on a terminal.
 pub const LOAD_LOG_INTERVAL: Duration = Duration::from_secs(1);
+pub const LOAD_BAR_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a shard loads between two looks at its clients.
+pub const LOAD_SLICE: Duration = Duration::from_millis(1);
+/// Bytes of a log's file that are read at a time before it is mapped.
+pub const LOAD_READ_BYTES: usize = 1024 * 1024;
 
 /// Seconds between two log lines about the same trouble.
 pub const LOG_REPEAT_MS: u64 = 1000;

@@ -9,6 +9,7 @@ use torc_engine::id::ShardId;
 use torc_engine::machine::{LogStanding, Machine, MachineFacts, SaveFacts, SaveKind, SaveRefused};
 
 use crate::limits::SLEEP_STEP;
+use crate::progress::Progress;
 use crate::saver::Ledger;
 use crate::worker::Census;
 
@@ -40,11 +41,18 @@ pub struct HostMachine {
     identity: Arc<Identity>,
     census: Arc<Census>,
     ledger: Arc<Ledger>,
+    /// None if nothing is loaded at the start.
+    progress: Option<Arc<Progress>>,
 }
 
 impl HostMachine {
-    pub fn new(identity: Arc<Identity>, census: Arc<Census>, ledger: Arc<Ledger>) -> HostMachine {
-        HostMachine { identity, census, ledger }
+    pub fn new(
+        identity: Arc<Identity>,
+        census: Arc<Census>,
+        ledger: Arc<Ledger>,
+        progress: Option<Arc<Progress>>,
+    ) -> HostMachine {
+        HostMachine { identity, census, ledger, progress }
     }
 }
 
@@ -128,7 +136,6 @@ impl Machine for HostMachine {
         let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
         let memory = rustix::system::sysinfo();
         MachineFacts {
-            loading: None,
             os: format!("{} {} {}", text(uname.sysname()), text(uname.release()), text(uname.machine())),
             process_id: std::process::id(),
             saves: self.saves(),
@@ -144,6 +151,7 @@ impl Machine for HostMachine {
             uptime_s: self.identity.started.elapsed().as_secs(),
             allocator: ALLOCATOR_NAME.to_owned(),
             clients: self.census.connections(),
+            loading: self.progress.as_ref().and_then(|progress| progress.facts()),
         }
     }
 }
@@ -177,7 +185,7 @@ mod tests {
     fn facts_are_filled_in() {
         let identity = Identity::new("/etc/torc.conf".into(), [0xab; 20]);
         let ledger = Arc::new(Ledger::new(2, std::sync::mpsc::channel().0));
-        let mut machine = HostMachine::new(Arc::new(identity), Arc::new(Census::new(2)), ledger);
+        let mut machine = HostMachine::new(Arc::new(identity), Arc::new(Census::new(2)), ledger, None);
         let facts = machine.facts();
         assert!(facts.os.starts_with("Linux "), "{}", facts.os);
         assert_eq!(facts.run_id, "ab".repeat(20));

@@ -87,7 +87,8 @@ fn a_log_that_nobody_reads() {
         command.args(arguments).stdout(closed()).stderr(closed()).current_dir(env!("CARGO_TARGET_TMPDIR"));
         command.spawn().expect("the server binary can be started")
     };
-    let mut server = start(&["--port", &port.to_string(), "--bind", "127.0.0.1", "--cores", &cores(1)]);
+    let flags = ["--port", &port.to_string(), "--bind", "127.0.0.1", "--cores", &cores(1), "--appendonly", "no"];
+    let mut server = start(&flags);
     wait_until("the server listens", || {
         assert_eq!(server.try_wait().expect("our child"), None, "the server ended at start");
         TcpStream::connect(("127.0.0.1", port)).is_ok()

@@ -331,6 +331,12 @@ impl Core {
         self.budget.in_debt
     }
 
+    /// Whether more is used than may be leased, so that writes will be refused.
+    pub(super) fn is_over_budget(&mut self, machine: &mut dyn Machine, now: Millis) -> bool {
+        self.balance(machine, now, None);
+        self.budget.exceeded_since.is_some() && !self.budget.in_debt
+    }
+
     fn note_exceeded(&mut self, exceeded: bool, now: Millis) {
         if !exceeded {
             self.stats.counters.eviction_exceeded_ms += self.budget.exceeded_ms(now);

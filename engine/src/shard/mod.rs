@@ -280,6 +280,11 @@ impl Shard {
         self.core.balance_loaded(machine, now)
     }
 
+    /// Whether more is used than `maxmemory` allows, and nothing may be evicted.
+    pub fn is_over_budget(&mut self, machine: &mut dyn Machine, now: Millis) -> bool {
+        self.core.is_over_budget(machine, now)
+    }
+
     /// Keys of all databases.
     pub fn keys(&self) -> u64 {
         (0..self.core.store.databases() as u8).map(|db| self.core.store.len(db) as u64).sum()

@@ -171,6 +171,11 @@ impl<D: Disk> Directory<D> {
         self.path.join(id.to_string())
     }
 
+    /// The length of a snapshot's file when the directory was looked at, or it was made to count.
+    pub fn snapshot_bytes(&self, id: SnapshotId) -> u64 {
+        self.snapshots.get(&id).copied().unwrap_or(0)
+    }
+
     /// A whole segment as memory, to be replayed before anything is written to it. All of it is read first, so that a disk
     /// that fails is an error here, and not the end of the process when a page is looked at.
     pub fn map_segment(&self, id: SegmentId) -> Result<<D::File as DiskFile>::Map, DiskError> {

@@ -7,18 +7,22 @@
 //! A start, in order:
 //!
 //! 1. [`Directory::open`] with [`Access::Serve`]: locks, reads the manifest that counts, refuses what is not sound.
-//! 2. For each shard of the manifest, load its snapshot ([`Directory::open_snapshot`]) and replay [`Directory::log_of`]
-//!    ([`Directory::map_segment`]); a torn end is cut off with [`Directory::repair_tail`].
-//! 3. [`Directory::discard`] every segment behind the end of the log that holds no record: otherwise it would lie between what
-//!    was written before and what comes now.
+//! 2. For each shard of the manifest, its snapshot is loaded and its log ([`Directory::log_of`]) redone ([`load::Load`]).
+//! 3. When all shards have done that: torn ends are cut off with [`Directory::repair_tail`] ([`start::Opened::begin`], which
+//!    does this and what follows).
 //! 4. [`pool::start`] with the directory, a [`log::LogDriver`] per lane with [`Directory::next_generation`], and
 //!    [`pool::Lane::wait`] for each first segment.
 //! 5. [`Directory::switch`] to a manifest of this generation, through [`pool::DiskCaller::call`]. The first segments must be
-//!    there by then.
-//! 6. Only now may the journals log: segments of a generation without a manifest are removed at the next start.
+//!    there by then. If the number of shards has changed this waits for a snapshot of all.
+//! 6. Only now may the journals log what is acknowledged: segments of a generation without a manifest are removed at the
+//!    next start.
+//! 7. Segments behind the end of a log that hold no record are given up ([`Directory::discard`]); not before, as the old manifest
+//!    may name one of them.
+
 pub mod directory;
 mod error;
 pub mod files;
+pub mod load;
 pub mod log;
 pub mod names;
 pub mod pool;

@@ -1,27 +1,29 @@
-//! The start of a process that logs, in the order that [`super`] describes: what the directory has is redone by the shards,
-//! each on its own thread, and then each gets a log to write to.
+//! The start of a process that logs, in the order that [`super`] describes: what the directory has is loaded by the shards,
+//! each on its own thread ([`super::load`]), and then each gets a log to write to.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use thiserror::Error;
-use torc_engine::id::{Millis, ShardId};
+use torc_engine::id::Millis;
 use torc_engine::limits::LOG_SEGMENT_FIRST_BYTES;
 use torc_engine::log::manifest::{Manifest, ShardManifest};
-use torc_engine::log::{Buffer, Damage, End, Expected, FsyncPolicy, Journal, LogStart, Lsn, RecordsEnd, Replay, Tail};
-use torc_engine::log::{Segment as LogSegment, WriteError as JournalError, WriteStep as JournalStep};
-use torc_engine::shard::Shard;
-use tracing::{info, warn};
+use torc_engine::log::{Buffer, Damage, FsyncPolicy, Journal, LogStart, Lsn, RecordsEnd, Tail};
+use torc_engine::log::{WriteError as JournalError, WriteStep as JournalStep};
+use torc_engine::snapshot::Damage as SnapshotDamage;
+use torc_engine::store::KeyspacesRefused;
+use tracing::warn;
 
 use super::DiskError;
 use super::directory::{Access, Directory, PoolSize};
-use super::files::{Disk, DiskFile, Host};
+use super::files::Host;
+use super::load::{Part, PartEnd, Source};
 use super::log::{JournalIo, LogDriver, LogFailure, SegmentSizes, Write};
-use super::names::SegmentId;
+use super::names::{SegmentId, SnapshotId};
 use super::pool::{self, DiskThread, Lane, Opening};
-use crate::limits::{LOAD_LOG_INTERVAL, POOL_FILES_PER_SHARD, SEGMENT_BYTES_MIN};
+use crate::limits::{POOL_FILES_PER_SHARD, SEGMENT_BYTES_MIN};
 use crate::ring::{SyncMethod, WriteStep};
 
 /// The number of the first segment of a generation.
@@ -32,13 +34,21 @@ pub const FIRST_SEGMENT: u64 = 1;
 pub enum StartError {
     #[error(transparent)]
     Disk(#[from] DiskError),
-    #[error(transparent)]
-    Segment(Arc<DiskError>),
     #[error(
         "the log of shard {shard} in {directory} is damaged: {damage}. Nothing was changed; bring the file back from a copy, \
          or move the directory away to begin with nothing"
     )]
     Damaged { shard: u16, directory: PathBuf, damage: Damage },
+    #[error(
+        "the snapshot {path} of shard {shard} cannot be used: {fault}. Nothing was changed; bring the file back from a copy, or move \
+         the directory away to begin with nothing"
+    )]
+    Snapshot { shard: u16, path: PathBuf, fault: SnapshotFault },
+    #[error(
+        "the logs of two shards in {directory} contradict each other about which database is which (layout {number}). Nothing was \
+         changed; run `torc check` on the directory"
+    )]
+    Layout { directory: PathBuf, number: u64 },
     #[error(
         "the data directory {directory} was written by {written} shards, and this start has {wanted}: choose as many cores \
          (--cores), or name another directory (--dir)"
@@ -49,8 +59,23 @@ pub enum StartError {
          started: start it with appendonly yes or with save points, or name an empty directory (--dir)"
     )]
     NotLoaded { directory: PathBuf },
+    #[error(transparent)]
+    Segment(Arc<DiskError>),
     #[error("cannot {step}: {source}")]
     Machine { step: &'static str, source: std::io::Error },
+}
+
+/// What is wrong with a snapshot.
+#[derive(Debug, Error)]
+pub enum SnapshotFault {
+    #[error(transparent)]
+    Damage(#[from] SnapshotDamage),
+    #[error("the file ends before the snapshot does")]
+    Short,
+    #[error("it is sound, but of another {0} than the manifest names")]
+    Other(&'static str),
+    #[error(transparent)]
+    Keyspaces(#[from] KeyspacesRefused),
 }
 
 /// The data directory, before the shards have what is in it.
@@ -58,6 +83,12 @@ pub struct Opened {
     directory: Directory<Host>,
     database: [u8; 16],
     shards: usize,
+}
+
+/// What a shard needs to log.
+pub struct Seat {
+    pub driver: LogDriver<Buffer>,
+    pub start: LogStart,
 }
 
 /// The data directory, served by the disk's thread.
@@ -72,19 +103,22 @@ pub struct Folder {
     pub sizes: SegmentSizes,
 }
 
-/// What the disk has of one shard.
-pub struct Source {
-    expected: Expected,
-    directory: PathBuf,
-    segments: Vec<(SegmentId, <<Host as Disk>::File as DiskFile>::Map)>,
+/// Logs that have begun.
+pub struct Begun {
+    pub folder: Folder,
+    /// By shard.
+    pub seats: Vec<Seat>,
+    pub relayout: Relayout,
 }
 
-/// What a shard needs to log.
-pub struct Seat {
-    pub driver: LogDriver<Buffer>,
-    pub start: LogStart,
-    /// The latest time that the log has seen.
-    pub wall_ms: Millis,
+/// Whether what is on the disk is of as many shards as there are now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relayout {
+    /// It is, and the manifest counts the new segments.
+    Done,
+    /// It is not. The manifest that counts is still the old one, and nothing that is logged counts, until all shards have
+    /// taken a snapshot and the directory was switched to a manifest that names these. Clients have to wait for that.
+    NeedsSnapshot,
 }
 
 impl Opened {
@@ -92,69 +126,111 @@ impl Opened {
     pub fn open(path: &Path, shards: usize) -> Result<Opened, StartError> {
         let directory = Directory::open(Host, path, Access::Serve)?;
         let database = match directory.manifest() {
-            Some(manifest) if manifest.shards.len() != shards => {
-                let (directory, written) = (path.to_owned(), manifest.shards.len());
-                return Err(StartError::Shards { directory, written, wanted: shards });
-            }
             Some(manifest) => manifest.database,
             None => random()?,
         };
         Ok(Opened { directory, database, shards })
     }
 
-    /// What there is to be redone by each shard. Reads all of it.
-    pub fn sources(&self) -> Result<Vec<Source>, StartError> {
-        (0..self.shards as u16)
-            .map(|shard| {
-                let base = self.directory.manifest().map_or(Lsn(0), |found| found.shards[shard as usize].base_lsn);
-                let segments = self.directory.log_of(shard).into_iter();
-                let segments = segments.map(|(id, _)| Ok((id, self.directory.map_segment(id)?)));
-                Ok(Source {
-                    expected: Expected { database: self.database, shard, base },
-                    directory: self.directory.path().to_owned(),
-                    segments: segments.collect::<Result<_, DiskError>>()?,
-                })
-            })
-            .collect()
+    /// How many shards have written what is there.
+    pub fn written_by(&self) -> usize {
+        self.directory.manifest().map_or(self.shards, |manifest| manifest.shards.len())
     }
 
-    /// Cuts torn tails off, makes the first segment of each log, and notes that they count. `ends` are by shard.
+    /// Bytes of the snapshots that there are to be loaded.
+    pub fn snapshot_bytes(&self) -> u64 {
+        let shards = self.directory.manifest().into_iter().flat_map(|manifest| manifest.shards.iter().zip(0..));
+        let snapshots = shards.filter_map(|(state, shard)| Some(SnapshotId { id: state.snapshot?, shard }));
+        snapshots.map(|id| self.directory.snapshot_bytes(id)).sum()
+    }
+
+    /// What there is to be loaded by each shard.
+    pub fn sources(&self) -> Vec<Source> {
+        let shards = self.written_by();
+        let part = |shard: u16| {
+            let state = self.directory.manifest().map(|manifest| manifest.shards[shard as usize]);
+            let snapshot = state.and_then(|state| state.snapshot).map(|id| SnapshotId { id, shard });
+            let segments = self.directory.log_of(shard).into_iter();
+            Part {
+                database: self.database,
+                directory: self.directory.path().to_owned(),
+                shard,
+                shards: shards as u16,
+                snapshot: snapshot
+                    .map(|id| (id, self.directory.snapshot_path(id), self.directory.snapshot_bytes(id))),
+                base: state.map_or(Lsn(0), |state| state.base_lsn),
+                segments: segments.map(|(id, bytes)| (id, self.directory.segment_path(id), bytes)).collect(),
+            }
+        };
+        let parts: Arc<Vec<Part>> = Arc::new((0..shards as u16).map(part).collect());
+        let own = |shard: u16| (shards == self.shards).then_some(shard);
+        (0..self.shards as u16).map(|shard| Source { parts: parts.clone(), own: own(shard) }).collect()
+    }
+
+    /// Cuts torn tails off, makes the first segment of each log, and notes that they count, if they can. `ends` are those of
+    /// all shards of the process before, once each and in their order.
     pub fn begin(
         mut self,
-        ends: &[End],
+        ends: &[PartEnd],
         segment_bytes: u64,
         shard_cores: &[usize],
         wake: impl Fn(u16) + Send + 'static,
-    ) -> Result<(Folder, Vec<Seat>), StartError> {
+    ) -> Result<Begun, StartError> {
+        assert!(ends.iter().map(|end| end.shard as usize).eq(0..self.written_by()));
         let (sizes, pool) = sizes(segment_bytes, self.shards);
-        let generation = self.directory.next_generation();
+        let (database, generation) = (self.database, self.directory.next_generation());
+        let relayout = if ends.len() == self.shards { Relayout::Done } else { Relayout::NeedsSnapshot };
+        ends.iter().try_for_each(|end| self.repair(end))?;
         self.directory.remove_unclaimed(generation)?;
-        let (mut shards, mut ended) = (Vec::new(), Vec::new());
-        for (shard, end) in ends.iter().enumerate() {
-            if let Some(RecordsEnd { generation, segment, offset, .. }) = end.records_end {
-                ended.push((SegmentId { shard: shard as u16, generation, number: segment }, offset));
+        let last_txid = ends.iter().map(|end| end.end.last_txid).max().unwrap_or(0);
+        let opening = match relayout {
+            Relayout::NeedsSnapshot => None,
+            Relayout::Done => {
+                let shards = ends.iter().map(|end| self.settle_log(end, generation, pool));
+                let shards = shards.collect::<Result<_, DiskError>>()?;
+                let manifest = Manifest { number: 0, database, generation, last_txid, wall_ms: now_ms(), shards };
+                let records_end = |part: &PartEnd| {
+                    let RecordsEnd { generation, segment, offset, .. } = part.end.records_end?;
+                    Some((SegmentId { shard: part.shard, generation, number: segment }, offset))
+                };
+                Some(Opening { manifest, ends: ends.iter().filter_map(records_end).collect() })
             }
-            shards.push(self.settle_log(shard as u16, end, generation, pool)?);
-        }
-        let manifest = Manifest {
-            number: 0,
-            database: self.database,
-            generation,
-            last_txid: ends.iter().map(|end| end.last_txid).max().unwrap_or(0),
-            wall_ms: wall_ms(),
-            shards,
         };
-        let database = self.database;
         let machine = |source| StartError::Machine { step: "start a thread", source };
         let (thread, lanes) = pool::start(self.directory, pool, shard_cores, wake).map_err(machine)?;
-        thread.open(Opening { manifest, ends: ended });
+        if let Some(opening) = opening {
+            thread.open(opening);
+        }
+        // Where shards have changed each goes on behind all records that there are, so that no number is used twice.
+        let last_of_all = ends.iter().map(|end| end.end.last_lsn).max().unwrap_or_default();
         let mut seats = Vec::new();
-        for (lane, end) in lanes.into_iter().zip(ends) {
-            seats.push(seat(lane, end, database, generation, shard_cores.len() as u16, sizes)?);
+        for (lane, shard) in lanes.into_iter().zip(0..) {
+            let (last, previous) = match relayout {
+                Relayout::Done => {
+                    let end = &ends[shard].end;
+                    (end.last_lsn, end.records_end.and_then(|end| end.previous))
+                }
+                Relayout::NeedsSnapshot => (last_of_all, None),
+            };
+            let start = LogStart {
+                database,
+                generation,
+                shard: lane.shard(),
+                shards: shard_cores.len() as u16,
+                segment: FIRST_SEGMENT,
+                salt: salt(),
+                next_lsn: Lsn(last.0 + 1),
+                last_txid: if relayout == Relayout::Done { ends[shard].end.last_txid } else { last_txid },
+                segment_bytes: sizes.full_bytes,
+                first_segment_bytes: sizes.first_bytes,
+                previous,
+            };
+            let driver = LogDriver::new(lane, SyncMethod::Linked, sizes, generation, FIRST_SEGMENT);
+            seats.push(Seat { driver, start });
         }
         seats.iter_mut().try_for_each(Seat::wait_for_segment)?;
         let lanes = shard_cores.iter().map(|_| None).collect();
-        Ok((Folder { thread, lanes, database, generation, pool, sizes }, seats))
+        Ok(Begun { folder: Folder { thread, lanes, database, generation, pool, sizes }, seats, relayout })
     }
 
     /// Opens a directory that nothing was loaded from, for saves: there must be nothing in it.
@@ -166,7 +242,7 @@ impl Opened {
         }
     }
 
-    /// Has the disk's thread serve the directory, without logs.
+    /// Has the disk's thread serve the directory, without logs. Nothing in it is changed.
     pub fn serve(
         self,
         segment_bytes: u64,
@@ -180,31 +256,30 @@ impl Opened {
         Ok(Folder { thread, lanes: lanes.into_iter().map(Some).collect(), database, generation, pool, sizes })
     }
 
-    /// Cuts the torn tail of a shard's log off and removes what is behind its end. Gives what the manifest says of the shard.
-    fn settle_log(
-        &mut self,
-        shard: u16,
-        end: &End,
-        generation: u64,
-        pool: PoolSize,
-    ) -> Result<ShardManifest, StartError> {
-        if let Tail::Torn(torn) = end.tail {
-            let id = SegmentId { shard, generation: torn.generation, number: torn.segment };
-            let copy = self.directory.repair_tail(id, torn.offset, torn.bytes)?;
-            warn!(
-                "the log of shard {shard} ended in the middle of a write that was not synced: {} bytes of {} from offset {} on were \
-                 copied to {} and cut off",
-                torn.bytes,
-                self.directory.segment_path(id).display(),
-                torn.offset,
-                copy.display()
-            );
-        }
-        let needed = self.directory.manifest().map(|manifest| manifest.shards[shard as usize]);
+    /// Cuts the torn tail of a log off.
+    fn repair(&mut self, part: &PartEnd) -> Result<(), StartError> {
+        let Tail::Torn(torn) = part.end.tail else { return Ok(()) };
+        let id = SegmentId { shard: part.shard, generation: torn.generation, number: torn.segment };
+        let copy = self.directory.repair_tail(id, torn.offset, torn.bytes)?;
+        warn!(
+            "the log of shard {} ended in the middle of a write that was not synced: {} bytes of {} from offset {} on were \
+             copied to {} and cut off",
+            part.shard,
+            torn.bytes,
+            self.directory.segment_path(id).display(),
+            torn.offset,
+            copy.display()
+        );
+        Ok(())
+    }
+
+    /// Removes what is behind the end of a log. Gives what the next manifest says of the shard.
+    fn settle_log(&mut self, part: &PartEnd, generation: u64, pool: PoolSize) -> Result<ShardManifest, DiskError> {
+        let needed = self.directory.manifest().map(|manifest| manifest.shards[part.shard as usize]);
         // What has no records goes, headers and seals too: the next log begins where the records end.
-        let last = end.records_end.map(|last| (last.generation, last.segment));
-        let without: Vec<SegmentId> = self.directory.log_of(shard).into_iter().map(|(id, _)| id).collect();
-        for id in without.into_iter().filter(|id| last.is_none_or(|last| (id.generation, id.number) > last)) {
+        let last = part.end.records_end.map(|last| (last.generation, last.segment));
+        let all: Vec<SegmentId> = self.directory.log_of(part.shard).into_iter().map(|(id, _)| id).collect();
+        for id in all.into_iter().filter(|id| last.is_none_or(|last| (id.generation, id.number) > last)) {
             // The manifest needs its first until there is another manifest.
             let is_first = needed
                 .is_some_and(|needed| (needed.first_generation, needed.first_segment) == (id.generation, id.number));
@@ -212,17 +287,16 @@ impl Opened {
                 self.directory.discard(id, pool)?;
             }
         }
-        let is_empty = last.is_none();
-        let first = ShardManifest {
+        let new = ShardManifest {
             snapshot: None,
             base_lsn: Lsn(0),
             first_generation: generation,
             first_segment: FIRST_SEGMENT,
         };
         Ok(match needed {
-            Some(needed) if !is_empty => needed,
-            Some(needed) => ShardManifest { first_generation: generation, first_segment: FIRST_SEGMENT, ..needed },
-            None => first,
+            Some(needed) if last.is_some() => needed,
+            Some(ShardManifest { snapshot, base_lsn, .. }) => ShardManifest { snapshot, base_lsn, ..new },
+            None => new,
         })
     }
 }
@@ -232,31 +306,6 @@ fn sizes(segment_bytes: u64, shards: usize) -> (SegmentSizes, PoolSize) {
     let segment_bytes = segment_bytes.next_multiple_of(4096);
     let sizes = SegmentSizes { first_bytes: LOG_SEGMENT_FIRST_BYTES.min(segment_bytes), full_bytes: segment_bytes };
     (sizes, PoolSize { segment_bytes, files: POOL_FILES_PER_SHARD * shards })
-}
-
-fn seat(
-    lane: Lane<Host>,
-    end: &End,
-    database: [u8; 16],
-    generation: u64,
-    shards: u16,
-    sizes: SegmentSizes,
-) -> Result<Seat, StartError> {
-    let start = LogStart {
-        database,
-        generation,
-        shard: lane.shard(),
-        shards,
-        segment: FIRST_SEGMENT,
-        salt: salt(),
-        next_lsn: Lsn(end.last_lsn.0 + 1),
-        last_txid: end.last_txid,
-        segment_bytes: sizes.full_bytes,
-        first_segment_bytes: sizes.first_bytes,
-        previous: end.records_end.and_then(|end| end.previous),
-    };
-    let driver = LogDriver::new(lane, SyncMethod::Linked, sizes, generation, FIRST_SEGMENT);
-    Ok(Seat { driver, start, wall_ms: end.wall_ms })
 }
 
 impl Seat {
@@ -272,36 +321,6 @@ impl Seat {
         self.start.first_segment_bytes = most.min(bytes);
         self.driver.set_first_bytes(self.start.first_segment_bytes);
         Ok(())
-    }
-}
-
-impl Source {
-    /// Has the shard redo all of it, on the shard's thread.
-    pub fn redo(self, shard: &mut Shard) -> Result<End, StartError> {
-        let segments: Vec<LogSegment<'_>> = self
-            .segments
-            .iter()
-            .map(|(id, map)| LogSegment { generation: id.generation, segment: id.number, bytes: map.as_ref() })
-            .collect();
-        let (began, mut told) = (Instant::now(), Instant::now());
-        let mut replay = Replay::new(self.expected, &segments);
-        let id = self.expected.shard;
-        let damaged = |damage| StartError::Damaged { shard: id, directory: self.directory.clone(), damage };
-        while replay.step(|records| shard.redo(records)).map_err(damaged)? {
-            if told.elapsed() >= LOAD_LOG_INTERVAL {
-                told = Instant::now();
-                info!("shard {id} is loading: {} MiB of the log are read", replay.bytes_read() >> 20);
-            }
-        }
-        let end = replay.end();
-        if end.changes > 0 {
-            info!("shard {id} has redone {} changes in {:.3} s", end.changes, began.elapsed().as_secs_f64());
-        }
-        Ok(end)
-    }
-
-    pub fn shard(&self) -> ShardId {
-        ShardId(self.expected.shard)
     }
 }
 
@@ -344,9 +363,9 @@ fn random<const N: usize>() -> Result<[u8; N], StartError> {
 /// What tells the batches of one log from those of another that used the same file. They also differ in generation, so
 /// without random numbers the clock will do.
 pub fn salt() -> u64 {
-    random().map_or_else(|_| wall_ms(), u64::from_le_bytes)
+    random().map_or_else(|_| now_ms(), u64::from_le_bytes)
 }
 
-fn wall_ms() -> u64 {
+fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

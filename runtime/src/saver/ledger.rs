@@ -54,16 +54,23 @@ impl Ledger {
             last_save_s: unix_seconds(),
             last_save_ok: true,
             last_rewrite_ok: true,
-            is_available: true,
             ..SaveFacts::default()
         };
         let (shards, saved) = (vec![Changed::default(); shards], Changed::default());
         Ledger { state: Mutex::new(State { facts, shards, saved, saving: saved }), notices }
     }
 
+    /// There can be saves from now on: everything that there is is loaded.
+    pub fn allow(&self) {
+        self.state().facts.is_available = true;
+    }
+
     /// Begins a save, unless one is under way; the main thread is told. Gives its number.
     pub fn begin(&self, kind: SaveKind) -> Result<u64, SaveRefused> {
         let mut state = self.state();
+        if !state.facts.is_available {
+            return Err(SaveRefused::Unavailable);
+        }
         if let Some((running, _)) = state.facts.running {
             return Err(SaveRefused::Running(running));
         }
@@ -162,6 +169,8 @@ mod tests {
     fn saves_come_one_after_the_other_and_count_what_they_hold() {
         let (notices, noticed) = mpsc::channel();
         let ledger = Ledger::new(2, notices);
+        assert_eq!(ledger.begin(SaveKind::Snapshot), Err(SaveRefused::Unavailable));
+        ledger.allow();
         ledger.publish(ShardId(0), 10, 1000);
         ledger.publish(ShardId(1), 5, 500);
         assert_eq!((ledger.facts().changes, ledger.facts().log_bytes), (15, 1500));

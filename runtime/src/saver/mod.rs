@@ -88,19 +88,24 @@ pub struct Saver {
 }
 
 impl Saver {
-    /// `folder` is None if persistence is off; the first save opens it then.
-    pub fn new(ledger: Arc<Ledger>, wires: Wires, folder: Option<Folder>) -> Saver {
+    /// Without a data directory: the first save opens it, unless [`Saver::set_folder`] comes before.
+    pub fn new(ledger: Arc<Ledger>, wires: Wires) -> Saver {
         let shards = wires.controls.len();
         Saver {
             ledger,
             wires,
-            folder,
+            folder: None,
             state: State::Idle,
             began: Instant::now(),
             restarts: 0,
             begins_log: vec![false; shards],
             wants_log: vec![false; shards],
         }
+    }
+
+    /// The data directory is open.
+    pub fn set_folder(&mut self, folder: Folder) {
+        self.folder = Some(folder);
     }
 
     /// Whether a save is under way.

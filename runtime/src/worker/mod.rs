@@ -13,6 +13,7 @@
 
 mod accept;
 mod connection;
+mod load;
 mod log;
 mod peers;
 mod snapshot;
@@ -33,6 +34,7 @@ use torc_engine::shard::{Close, Event, Input, Shard};
 use crate::disk::Host;
 use crate::disk::log::{LogDriver, LogFailure};
 use crate::disk::pool::Lane;
+use crate::disk::start::StartError;
 use crate::limits::*;
 use crate::machine::HostMachine;
 use crate::mesh::{Parcel, Port};
@@ -45,12 +47,14 @@ use connection::{Connections, Receive, key, send};
 use snapshot::Saving;
 
 pub use accept::Door;
+pub use load::{Beginning, Loaded, Loading, GoneOn};
 pub use peers::{Bell, Census, event_descriptor};
 pub use snapshot::{LogOrder, SnapshotEnd, SnapshotFailure, SnapshotOrder, SnapshotPart};
 
 /// What the main thread tells a worker.
-#[derive(Debug)]
 pub enum Control {
+    /// All shards have loaded what is theirs: go on behind it.
+    Begin(Box<Beginning>),
     /// Stop accepting, finish, flush, end. With a save before, without one, or with one if there are save points and no log
     /// (None): then the end waits for `End`.
     Stop { save: Option<bool> },
@@ -69,6 +73,12 @@ pub enum Control {
 /// What a worker or the signal thread tells the main thread.
 #[derive(Debug)]
 pub enum Notice {
+    /// A shard has loaded everything.
+    Loaded(Loaded),
+    /// A shard could not: the process cannot start.
+    LoadFailed(StartError),
+    /// A shard can be asked for keys.
+    GoneOn(GoneOn),
     /// A client asked for SHUTDOWN, with a save before, without, or with one if there are save points (None).
     Shutdown { save: Option<bool> },
     /// A signal came.
@@ -113,8 +123,10 @@ pub struct Parts {
     pub chute: Chute,
     /// None if memory is not to be filled ahead.
     pub filler: Option<Filler>,
-    /// None if nothing is logged.
+    /// None if nothing is logged, or not yet.
     pub log: Option<LogDriver<Buffer>>,
+    /// What is to be loaded before clients are served.
+    pub loading: Option<Loading>,
     pub control: Receiver<Control>,
     pub notices: Sender<Notice>,
     pub machine: HostMachine,
@@ -221,6 +233,7 @@ impl Worker {
             self.collect();
             self.take_parcels();
             self.take_orders();
+            self.look_whether_to_serve();
             self.accept_again();
 
             self.look_at_buffers();
@@ -228,6 +241,7 @@ impl Worker {
             shard.turn(self.now, machine, self.buffers_others, ring.arena(), &self.inputs);
             self.inputs.clear();
             self.return_buffers();
+            self.load_slice();
             self.serve_log()?;
             self.serve_snapshot();
             self.end_log();
@@ -348,6 +362,7 @@ impl Worker {
         }
         while let Ok(order) = self.parts.control.try_recv() {
             match order {
+                Control::Begin(beginning) => self.go_on(*beginning),
                 Control::Stop { save } => self.stop(save),
                 Control::End => self.stop_saves = false,
                 order => self.take_save_order(order),
@@ -539,7 +554,7 @@ impl Worker {
                 false => bell.notify(),
             }
         }
-        if self.parts.shard.has_work() {
+        if self.parts.shard.has_work() || self.has_to_load() {
             self.enter()?;
         } else if !self.spin()? {
             // Nobody is kept waiting by a shard that sleeps.
@@ -643,7 +658,9 @@ impl Worker {
         if self.stop_at.is_none() {
             self.stop_at = Some(Instant::now() + SHUTDOWN_MAX);
             let config = self.parts.shard.config();
-            self.stop_saves = save.unwrap_or(!config.save_points.is_empty() && !config.append_only);
+            let wants = save.unwrap_or(!config.save_points.is_empty() && !config.append_only);
+            // What is not loaded yet is where it was.
+            self.stop_saves = wants && self.parts.loading.take().is_none();
             // The main thread outlives the workers.
             let _ = self.parts.notices.send(Notice::Stopping { saves: self.stop_saves });
             self.close_listeners();

@@ -109,7 +109,7 @@ impl Worker {
                     self.spare_lane = log.lane.or(self.spare_lane.take());
                 }
             }
-            other => unreachable!("{other:?} has nothing to do with saves"),
+            Control::Begin(_) | Control::Stop { .. } | Control::End => unreachable!("these have nothing to do with saves"),
         }
     }
 

@@ -54,6 +54,22 @@ impl Server {
         Server::start(&all)
     }
 
+    /// As `start_sharded`, but does not wait until what it has is loaded.
+    pub fn start_loading(shards: usize, arguments: &[&str]) -> Server {
+        let cores = cores(shards);
+        let mut all = vec!["--cores", &cores];
+        all.extend(arguments);
+        let port = free_port();
+        let mut process = Process::spawn(None, port, &all);
+        wait_until("the server listens", || {
+            if let Some(status) = process.try_wait() {
+                panic!("the server ended at start: {status}\n{}", process.output());
+            }
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        Server { process, port }
+    }
+
     fn start_process(mut process: Process, port: u16) -> Server {
         wait_until("the server answers", || {
             if let Some(status) = process.try_wait() {
@@ -184,14 +200,14 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Whether a server on `port` answers anything at all (without a password: an error).
+/// Whether a server on `port` answers anything (without a password: an error) but that it is loading.
 fn answers(port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
         return false;
     };
     let _ = stream.set_read_timeout(Some(PATIENCE));
-    let mut first = [0];
-    stream.write_all(b"*1\r\n$4\r\nPING\r\n").is_ok() && matches!(stream.read(&mut first), Ok(1))
+    let mut first = [0; 3];
+    stream.write_all(b"*1\r\n$4\r\nPING\r\n").is_ok() && stream.read_exact(&mut first).is_ok() && first != *b"-LO"
 }
 
 /// A child whose output is kept, ended when dropped.

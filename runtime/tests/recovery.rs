@@ -1,0 +1,236 @@
+//! How the real process starts with what it has on the disk: what clients are told meanwhile, what `maxmemory` does to it, and
+//! how it is stopped. What is loaded is tested beside `runtime/src/disk/load.rs` and in `engine/tests/durability.rs`.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use common::server::{Server, wait_until};
+use common::skip_on_redis;
+use redis::{Commands, Connection, Pipeline, RedisResult, Value};
+use rustix::process::Signal;
+
+const MIB: u64 = 1 << 20;
+
+/// A directory that goes away with the test.
+struct Data(PathBuf);
+
+impl Data {
+    fn new() -> Data {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("torc-recovery-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Data(std::env::temp_dir().join(name))
+    }
+
+    fn flags<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        [&["--appendonly", "yes", "--dir", self.0.to_str().expect("text")], more].concat()
+    }
+
+    fn start(&self, shards: usize, more: &[&str]) -> Server {
+        Server::start_sharded(shards, &self.flags(more))
+    }
+
+    fn start_loading(&self, shards: usize, more: &[&str]) -> Server {
+        Server::start_loading(shards, &self.flags(more))
+    }
+
+    /// All files and what is in them, but for the lock, which has the number of the last process.
+    fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let read = |path: &Path| fs::read_dir(path).expect("a directory").map(|entry| entry.expect("an entry").path());
+        let files = read(&self.0).filter(|path| path.is_file() && !path.ends_with("LOCK"));
+        files.map(|path| (path.clone(), fs::read(path).expect("a file"))).collect()
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn connect(server: &Server) -> Connection {
+    let url = format!("redis://127.0.0.1:{}/", server.port());
+    redis::Client::open(url).expect("a good URL").get_connection().expect("the server listens")
+}
+
+fn kill(server: Server) {
+    server.signal(Signal::KILL);
+    server.wait_for_exit();
+}
+
+/// Sets so many keys to values of so many bytes, and waits until the kernel has them.
+fn fill(server: &Server, keys: usize, value_bytes: usize) {
+    let mut connection = connect(server);
+    let value = vec![b'v'; value_bytes];
+    for first in (0..keys).step_by(500) {
+        let mut pipeline = Pipeline::new();
+        for key in first..(first + 500).min(keys) {
+            pipeline.cmd("SET").arg(format!("key:{key}")).arg(&value).ignore();
+        }
+        pipeline.query::<()>(&mut connection).expect("SET");
+    }
+    std::thread::sleep(Duration::from_millis(500));
+}
+
+fn info(connection: &mut Connection) -> BTreeMap<String, String> {
+    let text: String = redis::cmd("INFO").arg("persistence").query(connection).expect("INFO is answered while loading");
+    text.lines().filter_map(|line| line.split_once(':')).map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+fn is_loading(result: &RedisResult<Value>) -> bool {
+    match result {
+        Err(error) => {
+            assert!(error.to_string().contains("oading the dataset in memory"), "{error}");
+            true
+        }
+        Ok(_) => false,
+    }
+}
+
+#[test]
+fn clients_are_told_to_wait_and_how_long_while_it_loads() {
+    if skip_on_redis("its flags are others") {
+        return;
+    }
+    let data = Data::new();
+    let server = data.start(2, &[]);
+    // Debug builds redo about a hundred thousand in a second.
+    const KEYS: usize = 150_000;
+    fill(&server, KEYS, 300);
+    kill(server);
+
+    let log = data.0.join("messages");
+    let server = data.start_loading(2, &["--logfile", log.to_str().expect("text")]);
+    let mut connection = connect(&server);
+    let (mut refused, mut percents) = (0, Vec::new());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let report = info(&mut connection);
+        if report["loading"] == "1" {
+            let number = |name: &str| report[name].parse::<f64>().expect("a number");
+            let (loaded, total) = (number("loading_loaded_bytes"), number("loading_total_bytes"));
+            assert!(loaded <= total && total > (KEYS * 300) as f64);
+            assert!(number("loading_start_time") > 1e9 && number("loading_eta_seconds") < 1e6);
+            percents.push(number("loading_loaded_perc"));
+        } else {
+            assert!(!report.contains_key("loading_eta_seconds"));
+        }
+        let got = redis::cmd("GET").arg("key:7").query::<Value>(&mut connection);
+        let pinged = redis::cmd("PING").query::<Value>(&mut connection);
+        let looked_up = redis::cmd("MGET").arg("key:1").arg("key:2").arg("key:3").query::<Value>(&mut connection);
+        if is_loading(&looked_up) {
+            assert!(is_loading(&got));
+            refused += 1;
+        } else if !is_loading(&got) {
+            assert!(!is_loading(&pinged));
+            break;
+        }
+        // Some commands are for any time.
+        let echoed: String = redis::cmd("ECHO").arg("here").query(&mut connection).expect("ECHO");
+        assert_eq!(echoed, "here");
+        assert!(Instant::now() < deadline, "it loads for ever");
+    }
+    assert!(refused > 0, "it was loaded before anybody asked");
+    assert!(percents.is_sorted() && percents.last() <= Some(&100.0), "{percents:?}");
+    let keys: usize = redis::cmd("DBSIZE").query(&mut connection).expect("DBSIZE");
+    assert_eq!(keys, KEYS);
+    // Whichever shard a client comes to, it serves.
+    for _ in 0..8 {
+        let value: Vec<u8> = connect(&server).get("key:149999").expect("GET");
+        assert_eq!(value.len(), 300);
+    }
+    assert_eq!(info(&mut connection)["loading"], "0");
+    let said = fs::read_to_string(&log).expect("messages");
+    assert!(said.contains(&format!("ready: {KEYS} keys loaded in ")), "{said}");
+}
+
+#[test]
+fn a_stop_while_it_loads_is_prompt_and_changes_nothing() {
+    if skip_on_redis("its flags are others") {
+        return;
+    }
+    let data = Data::new();
+    let server = data.start(2, &[]);
+    fill(&server, 150_000, 300);
+    kill(server);
+    let before = data.files();
+    for by_client in [false, true] {
+        let server = data.start_loading(2, &[]);
+        let mut connection = connect(&server);
+        let began = Instant::now();
+        if by_client {
+            let _ = redis::cmd("SHUTDOWN").query::<Value>(&mut connection);
+        } else {
+            assert!(is_loading(&redis::cmd("DBSIZE").query(&mut connection)));
+            server.signal(Signal::TERM);
+        }
+        let (status, output) = server.wait_for_exit();
+        assert!(status.success(), "{output}");
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(data.files() == before, "files have changed");
+    }
+    let server = data.start(2, &[]);
+    let keys: usize = redis::cmd("DBSIZE").query(&mut connect(&server)).expect("DBSIZE");
+    assert_eq!(keys, 150_000);
+}
+
+#[test]
+fn what_is_more_than_maxmemory_is_evicted_or_kept() {
+    if skip_on_redis("its flags are others") {
+        return;
+    }
+    let data = Data::new();
+    let server = data.start(2, &[]);
+    fill(&server, 60_000, 2_000);
+    kill(server);
+
+    let log = data.0.join("evicted");
+    let flags = ["--maxmemory", "32mb", "--maxmemory-policy", "allkeys-lru", "--logfile", log.to_str().expect("text")];
+    let server = data.start_loading(2, &flags);
+    let mut most = 0;
+    wait_until("it serves", || {
+        most = most.max(server.resident_bytes());
+        !is_loading(&redis::cmd("PING").query(&mut connect(&server)))
+    });
+    let mut connection = connect(&server);
+    let keys: usize = redis::cmd("DBSIZE").query(&mut connection).expect("DBSIZE");
+    assert!((4_000..16_800).contains(&keys), "{keys}");
+    let memory: String = redis::cmd("INFO").arg("memory").query(&mut connection).expect("INFO");
+    let used = memory.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("a figure");
+    assert!(used.parse::<u64>().expect("a number") <= 33 * MIB, "{used}");
+    // Files that are mapped are resident, too, as long as they are redone.
+    assert!(most < 120 * MIB + 32 * MIB + 2 * 48 * MIB, "{most}");
+    let said = fs::read_to_string(&log).expect("messages");
+    assert!(said.contains("keys were evicted while they were loaded: maxmemory is 33554432 bytes"), "{said}");
+    // It goes on as usual, and what is deleted in vain stays away.
+    let _: () = connection.set("new", vec![b'n'; 2_000]).expect("SET");
+    let gone: Vec<String> = (0..60_000)
+        .map(|key| format!("key:{key}"))
+        .filter(|key| connection.exists::<_, usize>(key).expect("EXISTS") == 0)
+        .take(500)
+        .collect();
+    for key in &gone {
+        assert_eq!(connection.del::<_, usize>(key).expect("DEL"), 0);
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    drop(connection);
+    kill(server);
+
+    let log = data.0.join("kept");
+    let server = data.start(2, &["--maxmemory", "32mb", "--logfile", log.to_str().expect("text")]);
+    let mut connection = connect(&server);
+    let keys: usize = redis::cmd("DBSIZE").query(&mut connection).expect("DBSIZE");
+    assert!(keys > 30_000, "what was evicted and not deleted is there: {keys}");
+    for key in &gone {
+        assert_eq!(connection.exists::<_, usize>(key).expect("EXISTS"), 0, "{key}");
+    }
+    let error = connection.set::<_, _, ()>("newer", "x").expect_err("there is no room");
+    assert!(error.to_string().contains("OOM"), "{error}");
+    let said = fs::read_to_string(&log).expect("messages");
+    assert!(said.contains("is more than maxmemory, 33554432 bytes, and noeviction evicts nothing of it"), "{said}");
+}
