@@ -383,7 +383,11 @@ fn shown(line: &[u8]) -> String {
 fn settle_dir(config: &mut Config) -> Result<(), SettingsError> {
     let wrong = |source| SettingsError::Dir { dir: config.dir.clone(), source };
     if config.append_only {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.dir).map_err(wrong)?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.dir);
+        made.map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => wrong(io::ErrorKind::NotADirectory.into()),
+            _ => wrong(source),
+        })?;
     }
     let real = fs::canonicalize(&config.dir).map_err(wrong)?;
     if !real.is_dir() {
@@ -505,6 +509,7 @@ mod tests {
             (&["--port"], "a value is required for '--port"),
             (&["--port", "x"], "on the command line: --port: 'port x' is wrong: argument couldn't"),
             (&["--appendonly", "yes", "--dir", "/dev/null/x"], "dir '/dev/null/x' cannot be used: Not a directory"),
+            (&["--appendonly", "yes", "--dir", "/dev/null"], "dir '/dev/null' cannot be used: not a directory"),
             (&["--dir", "/does/not/exist"], "dir '/does/not/exist' cannot be used: No such file"),
             (&["--dir", "/dev/null"], "dir '/dev/null' cannot be used: not a directory"),
             (&["/does/not/exist.conf"], "cannot read '/does/not/exist.conf': No such file"),

@@ -10,7 +10,9 @@ use thiserror::Error;
 use torc_engine::id::{Millis, ShardId};
 use torc_engine::limits::LOG_SEGMENT_FIRST_BYTES;
 use torc_engine::log::manifest::{Manifest, ShardManifest};
-use torc_engine::log::{Buffer, Damage, End, Expected, FsyncPolicy, Journal, LogStart, Lsn, RecordsEnd, Replay, Tail};
+use torc_engine::log::{
+    Buffer, Damage, End, Expected, FsyncPolicy, Journal, LogStart, Lsn, RecordsEnd, Replay, Tail, Why,
+};
 use torc_engine::log::{Segment as LogSegment, WriteError as JournalError, WriteStep as JournalStep};
 use torc_engine::shard::Shard;
 use tracing::{info, warn};
@@ -39,6 +41,11 @@ pub enum StartError {
          or move the directory away to begin with nothing"
     )]
     Damaged { shard: u16, directory: PathBuf, damage: Damage },
+    #[error(
+        "the log of shard {shard} in {directory} was written by another version of Torc: {damage}. Nothing was changed; start \
+         the version that wrote it, or name another directory (--dir)"
+    )]
+    Version { shard: u16, directory: PathBuf, damage: Damage },
     #[error(
         "the data directory {directory} was written by {written} shards, and this start has {wanted}: choose as many cores \
          (--cores), or name another directory (--dir)"
@@ -241,7 +248,13 @@ impl Source {
         let (began, mut told) = (Instant::now(), Instant::now());
         let mut replay = Replay::new(self.expected, &segments);
         let id = self.expected.shard;
-        let damaged = |damage| StartError::Damaged { shard: id, directory: self.directory.clone(), damage };
+        let damaged = |damage: Damage| {
+            let (shard, directory) = (id, self.directory.clone());
+            match damage.why {
+                Why::Version(_) => StartError::Version { shard, directory, damage },
+                _ => StartError::Damaged { shard, directory, damage },
+            }
+        };
         while replay.step(|records| shard.redo(records)).map_err(damaged)? {
             if told.elapsed() >= LOAD_LOG_INTERVAL {
                 told = Instant::now();
