@@ -510,6 +510,7 @@ mod tests {
             (&["--port"], "a value is required for '--port"),
             (&["--port", "x"], "on the command line: --port: 'port x' is wrong: argument couldn't"),
             (&["--appendonly", "yes", "--dir", "/dev/null/x"], "dir '/dev/null/x' cannot be used: Not a directory"),
+            (&["--appendonly", "yes", "--dir", "/dev/null"], "dir '/dev/null' cannot be used: not a directory"),
             (&["--dir", "/does/not/exist"], "dir '/does/not/exist' cannot be used: No such file"),
             (&["--dir", "/dev/null"], "dir '/dev/null' cannot be used: not a directory"),
             (&["/does/not/exist.conf"], "cannot read '/does/not/exist.conf': No such file"),

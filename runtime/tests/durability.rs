@@ -119,6 +119,50 @@ fn a_directory_serves_one_process_with_the_shards_that_wrote_it() {
     assert_eq!(redis::cmd("PING").query::<Value>(&mut connection).expect("PONG"), Value::SimpleString("PONG".into()));
 }
 
+/// The CRC-32 of the formats.
+fn crc32(bytes: impl Iterator<Item = u8>) -> [u8; 4] {
+    let step = |crc: u32| (0..8).fold(crc, |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 });
+    (!bytes.fold(u32::MAX, |crc, byte| step(crc ^ u32::from(byte)))).to_le_bytes()
+}
+
+#[test]
+fn a_directory_of_another_version_is_refused() {
+    if skip_on_redis("its files are others") {
+        return;
+    }
+    let data = Data::new();
+    drop(data.start(1, "everysec"));
+    let server = data.start(1, "everysec");
+    let _: () = connect(&server).set("key", "v").expect("SET");
+    server.signal(Signal::TERM);
+    server.wait_for_exit();
+    let names = fs::read_dir(data.folder()).expect("a directory").map(|entry| entry.expect("an entry").path());
+    let is_manifest = |path: &PathBuf| path.to_str().expect("text").contains("MANIFEST-");
+    let manifest = names.into_iter().find(is_manifest).expect("a manifest");
+    let segment = data.segments().remove(0);
+    let shown = ["written by another version of Torc", "version 2", "version 1", "start the version that wrote it"];
+    for (path, version_at, crc_at) in [(manifest, 8, 12), (segment, 12, 8)] {
+        let before = fs::read(&path).expect("a file");
+        let mut changed = before.clone();
+        changed[version_at] = 2;
+        let crc = match crc_at {
+            8 => crc32(changed[12..4096].iter().copied()),
+            _ => crc32(changed[..12].iter().chain(&changed[16..]).copied()),
+        };
+        changed[crc_at..][..4].copy_from_slice(&crc);
+        fs::write(&path, &changed).expect("write");
+        let flags = ["--cores", "0", "--appendonly", "yes", "--dir", data.path()];
+        let (status, output) = run_refused(None, free_port(), &flags);
+        assert!(!status.success());
+        for part in shown.iter().chain(&[data.path()]) {
+            assert!(output.contains(part), "{part} is not in: {output}");
+        }
+        assert_eq!(fs::read(&path).expect("a file"), changed, "nothing was changed");
+        fs::write(&path, &before).expect("write");
+    }
+    drop(data.start(1, "everysec"));
+}
+
 #[test]
 fn the_log_goes_on_over_many_segments() {
     if skip_on_redis("its files are others") {
@@ -154,12 +198,16 @@ fn a_full_disk_loses_nothing_that_was_acknowledged() {
         return;
     }
     let data = Data::new();
-    let server = data.start(2, "everysec");
+    let server = data.start_telling(2, "everysec");
     let mut connection = connect(&server);
-    // The second segments have 8 MiB.
-    server.limit_files(Some(6 << 20));
     let value = vec![b'v'; 20_000];
     let mut kept = Vec::new();
+    for key in 0..100 {
+        kept.push(format!("early:{key}"));
+        let _: () = connection.set(&kept[key], &value).expect("SET");
+    }
+    // The third segments are longer.
+    server.limit_files(Some(9 << 20));
     let error = (0..2_000).find_map(|key| {
         let key = format!("key:{key}");
         let result: redis::RedisResult<()> = connection.set(&key, &value);
@@ -178,6 +226,7 @@ fn a_full_disk_loses_nothing_that_was_acknowledged() {
     server.signal(Signal::TERM);
     let (status, output) = server.wait_for_exit();
     assert!(status.success(), "{output}");
+    let output = data.messages();
     assert!(output.contains("File too large") && output.contains("ulimit -f"), "{output}");
 
     let server = data.start(2, "everysec");
@@ -207,7 +256,7 @@ fn a_log_that_fails_ends_writes_or_the_process() {
         return;
     }
     let data = Data::new();
-    let server = data.start(1, "everysec");
+    let server = data.start_telling(1, "everysec");
     let mut connection = connect(&server);
     let _: () = connection.set("kept", "v").expect("SET");
     std::thread::sleep(std::time::Duration::from_millis(300));
@@ -221,6 +270,7 @@ fn a_log_that_fails_ends_writes_or_the_process() {
     server.signal(Signal::TERM);
     let (status, output) = server.wait_for_exit();
     assert_eq!(status.code(), Some(1), "{output}");
+    let output = data.messages();
     for part in ["the log /", "wal-1-0-000001.log failed", "dmesg", "LOST: the last", "changes of shard 0, records"] {
         assert!(output.contains(part), "{part} is not in: {output}");
     }
@@ -250,7 +300,7 @@ fn starts_leave_nothing_behind_that_is_not_needed() {
         (bytes.len(), bytes.iter().sum())
     };
     // Nothing at all was written, then something each second time.
-    for (writes, segments) in [(false, 2), (true, 6)] {
+    for (writes, segments) in [(false, 0), (true, 8)] {
         for round in 0..8 {
             let server = data.start(2, "everysec");
             if writes && round % 2 == 0 {
@@ -274,7 +324,9 @@ fn starts_leave_nothing_behind_that_is_not_needed() {
             let (files, bytes) = used();
             // CURRENT, LOCK, MANIFEST and the folder of free files; and the next segments, which may be there.
             let manifests = files - data.segments().len();
-            manifests <= 4 && data.segments().len() <= segments + 8 && bytes < 60 << 20
+            manifests <= 4
+                && data.segments().len() <= segments + 4
+                && bytes < (25 << 20) + ((segments as u64 * 16) << 10)
         });
     }
     let server = data.start(2, "everysec");

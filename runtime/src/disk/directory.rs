@@ -491,7 +491,8 @@ impl<D: Disk> Directory<D> {
         let Filling { id, file, direct, bytes, from, .. } = filling;
         let path = self.segment_path(id);
         file.sync().map_err(failed("sync", &from))?;
-        self.disk.rename(&from, &path).map_err(failed("rename", &from))?;
+        // Who may write the file may still not add to the directory.
+        self.disk.rename(&from, &path).map_err(failed("create", &path))?;
         if let Err(error) = self.sync_names().and_then(|()| self.sync_pool()) {
             // Its name may be lost at any time: it is not used.
             let _ = self.disk.remove(&path);

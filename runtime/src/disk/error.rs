@@ -82,7 +82,8 @@ fn advice(error: &io::Error) -> &'static str {
                               become so by an error of the disk: look at dmesg), or name another directory (--dir)"
         }
         Some(libc::EACCES | libc::EPERM) => {
-            "; the user of this process needs the right to read and write it: chown or chmod it, or start as its owner"
+            "; the user of this process needs the right to read and write it and the directory that it is in: chown or chmod \
+             them, or start as their owner"
         }
         Some(libc::EIO) => {
             "; the disk or its connection is failing: look at dmesg, and copy what is there to another disk"

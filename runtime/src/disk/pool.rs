@@ -538,6 +538,9 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use torc_engine::log::Lsn;
+    use torc_engine::log::manifest::ShardManifest;
+
     use super::*;
     use crate::disk::directory::Access;
     use crate::disk::sim::{Plan, Sim};
@@ -691,6 +694,95 @@ mod tests {
         world.run();
         assert!(matches!(world.lanes[0].space(), Space::Ready));
         assert!(world.lanes[0].take().is_some());
+    }
+
+    /// Two shards whose logs begin.
+    fn opening() -> World {
+        let mut world = world(2);
+        let shard =
+            ShardManifest { snapshot: None, base_lsn: Lsn(0), first_generation: 1, first_segment: 1 };
+        let (number, generation, last_txid, wall_ms) = (0, 1, 0, 1);
+        let manifest = Manifest { number, database: [7; 16], generation, last_txid, wall_ms, shards: vec![shard; 2] };
+        world.pool.handle(Order::Open(Opening { manifest, ends: Vec::new() }));
+        for lane in &mut world.lanes {
+            lane.prepare(1, 1, SEGMENT);
+        }
+        world
+    }
+
+    fn are_taken(world: &mut World) -> usize {
+        world.lanes.iter_mut().filter_map(Lane::take).count()
+    }
+
+    #[test]
+    fn first_segments_are_given_out_when_the_manifest_counts() {
+        let mut given_out = 0;
+        for at in 1..60 {
+            let mut world = opening();
+            world.sim.plan(Plan::Crash { at });
+            for _ in 0..50 {
+                world.now += Duration::from_millis(50);
+                while let Ok(order) = world.orders.try_recv() {
+                    world.pool.handle(order);
+                }
+                world.pool.step(world.now);
+            }
+            let taken = are_taken(&mut world);
+            let left = Directory::open(world.sim.crashed(at), Path::new("/data"), Access::Inspect).unwrap();
+            match taken {
+                0 => {}
+                2 => assert_eq!(left.log_of(0).len() + left.log_of(1).len(), 2),
+                _ => panic!("{taken} of two"),
+            }
+            given_out += taken / 2;
+        }
+        assert!((1..50).contains(&given_out), "{given_out}");
+    }
+
+    #[test]
+    fn log_begins_with_less_or_later_where_there_is_no_space() {
+        // Space for nothing: at the first call that needs some, and at each later one, until there is some.
+        for from in 1.. {
+            let mut world = opening();
+            world.sim.plan(Plan::Full { from });
+            world.run();
+            if !world.sim.has_failed() {
+                break;
+            }
+            for lane in &mut world.lanes {
+                let Space::Full(error) = lane.space() else { panic!("call {from}") };
+                assert!(error.is_full() && error.to_string().contains("/data"), "{error}");
+                assert!(lane.take().is_none());
+            }
+            world.sim.plan(Plan::Nothing);
+            for _ in 0..2 {
+                world.now += SEGMENT_RETRY;
+                world.run();
+            }
+            assert_eq!(are_taken(&mut world), 2, "call {from}");
+            let names = world.sim.paths();
+            assert_eq!(names.iter().filter(|name| name.contains("MANIFEST")).count(), 1, "{names:?}");
+            let left = Directory::open(world.sim.crashed(from), Path::new("/data"), Access::Inspect).unwrap();
+            assert_eq!((left.log_of(0).len(), left.log_of(1).len()), (1, 1));
+        }
+
+        // Space for a little.
+        let mut world = opening();
+        world.sim.set_largest(SEGMENT - 1);
+        world.run();
+        for lane in &mut world.lanes {
+            assert_eq!(lane.ready_bytes(), Some(SEGMENT_BYTES_MIN));
+        }
+        assert_eq!(are_taken(&mut world), 2);
+        // Only the first may be shorter than it was asked for.
+        world.lanes[0].prepare(1, 2, SEGMENT);
+        world.run();
+        let Space::Full(error) = world.lanes[0].space() else { panic!() };
+        let text = error.to_string();
+        assert!(
+            text.contains(&format!(": {SEGMENT} bytes are needed, and ")) && text.contains("free in /data"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -54,6 +54,7 @@ struct State {
     files: Vec<Content>,
     read_only: BTreeSet<PathBuf>,
     available: u64,
+    largest: u64,
     locked: bool,
     calls: u64,
     failed: bool,
@@ -91,6 +92,7 @@ impl Sim {
             files: Vec::new(),
             read_only: BTreeSet::new(),
             available: u64::MAX,
+            largest: u64::MAX,
             locked: false,
             calls: 0,
             failed: false,
@@ -116,6 +118,11 @@ impl Sim {
 
     pub fn set_available(&self, bytes: u64) {
         self.state().available = bytes;
+    }
+
+    /// No file may become longer.
+    pub fn set_largest(&self, bytes: u64) {
+        self.state().largest = bytes;
     }
 
     pub fn set_read_only(&self, path: &str) {
@@ -402,6 +409,9 @@ impl DiskFile for SimFile {
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.disk.state();
         state.call(true)?;
+        if bytes > state.largest {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
         let file = &mut state.files[self.inode];
         let change = Change::Size(file.now.len().max(bytes as usize));
         change.apply(&mut file.now);

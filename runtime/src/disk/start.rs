@@ -50,10 +50,10 @@ pub enum StartError {
     )]
     Layout { directory: PathBuf, number: u64 },
     #[error(
-        "the data directory {directory} was written by {written} shards, and this start has {wanted}: choose as many cores \
-         (--cores), or name another directory (--dir)"
+        "the log of shard {shard} in {directory} was written by another version of Torc: {damage}. Nothing was changed; start \
+         the version that wrote it, or name another directory (--dir)"
     )]
-    Shards { directory: PathBuf, written: usize, wanted: usize },
+    Version { shard: u16, directory: PathBuf, damage: Damage },
     #[error(
         "the data directory {directory} has keys that this process has not loaded, as persistence was off when it was \
          started: start it with appendonly yes or with save points, or name an empty directory (--dir)"

@@ -32,6 +32,22 @@ impl Data {
         Server::start_sharded(shards, &["--appendonly", "yes", "--appendfsync", fsync, "--dir", self.path()])
     }
 
+    /// The same with its messages in a file.
+    pub fn start_telling(&self, shards: usize, fsync: &str) -> Server {
+        let flags =
+            ["--appendonly", "yes", "--appendfsync", fsync, "--dir", self.path(), "--logfile", &self.log_path()];
+        fs::create_dir_all(&self.0).expect("a directory");
+        Server::start_sharded(shards, &flags)
+    }
+
+    pub fn log_path(&self) -> String {
+        format!("{}/messages", self.path())
+    }
+
+    pub fn messages(&self) -> String {
+        fs::read_to_string(self.log_path()).expect("messages")
+    }
+
     /// The files of the log, by name.
     pub fn segments(&self) -> Vec<PathBuf> {
         let names = fs::read_dir(&self.0).expect("a directory").map(|entry| entry.expect("an entry").path());

@@ -253,10 +253,23 @@ fn restart(random: &mut Random, world: &mut World, base: Lsn) {
         assert!(again == count && result.is_ok_and(|again| again.last_lsn == end.last_lsn));
     }
     let generation = world.start.generation + 1;
+    let mut previous = end.previous;
+    if below(random, 2) == 0 {
+        // What has no records is removed, and the rest of the last segment that has cut off.
+        let last = end.records_end.map(|last| (last.generation, last.segment));
+        world.files.retain(|name, _| last.is_some_and(|last| *name <= last));
+        previous = end.records_end.and_then(|last| last.previous);
+        if let Some(last) = end.records_end.filter(|_| below(random, 2) == 0) {
+            let file = world.files.get_mut(&(last.generation, last.segment)).expect("it is there");
+            file.durable.truncate(last.offset as usize);
+        }
+        let (again, result) = read(Expected { base, ..world.expected() }, &world.contents(), &world.changes);
+        assert!(again == count && is_sound(&result), "{result:?}");
+    }
     world.start = LogStart {
         next_lsn: Lsn(end.last_lsn.max(base).0 + 1),
         last_txid: end.last_txid,
-        previous: end.previous,
+        previous,
         segment: if below(random, 2) == 0 { 1 } else { world.journal.segment().unwrap_or(1) + 1 },
         ..start(generation, 1)
     };

@@ -255,6 +255,33 @@ fn a_log_goes_on_in_the_next_generation() {
 }
 
 #[test]
+fn a_log_goes_on_where_its_records_end() {
+    let mut world = World::new(start(1, 1));
+    world.set("a", b"1");
+    world.seal();
+    for generation in 2..6 {
+        let end = world.read(&world.contents()).1.expect("undamaged");
+        let last = end.records_end.expect("records");
+        // Those without records are gone, seals and all, and the last one that has some is only as long as it must be.
+        world.files.retain(|name, _| *name <= (last.generation, last.segment));
+        let file = world.files.get_mut(&(last.generation, last.segment)).expect("it is there");
+        file.durable.truncate(last.offset as usize);
+        assert_eq!(last.offset, 3 * 4096, "header, records, seal");
+        let next_lsn = Lsn(end.last_lsn.0 + 1);
+        world.start = LogStart { next_lsn, previous: last.previous, ..start(generation, 1) };
+        world.journal.begin(world.start);
+        if generation == 4 {
+            world.set("b", b"2");
+        }
+        world.seal();
+    }
+    let contents = world.contents();
+    assert_eq!(contents.iter().map(|(generation, ..)| *generation).collect::<Vec<_>>(), [1, 4, 5]);
+    let (count, result) = world.read(&contents);
+    assert!(is_sound(&result) && count == 2);
+}
+
+#[test]
 fn changes_behind_a_seal_are_sealed_again() {
     let mut world = begun();
     world.seal();

@@ -263,6 +263,36 @@ fn full_disk_leaves_the_old_state_until_there_is_space() {
 }
 
 #[test]
+fn ended_segment_is_cut_and_nothing_else() {
+    let sim = Sim::new(1);
+    let mut directory = start(&sim).unwrap();
+    let id = SegmentId { shard: 0, generation: 1, number: 1 };
+    directory.cut_segment(id, 2 * SEGMENT).unwrap();
+    assert_eq!(sim.get("/data/wal-1-0-000001.log").unwrap().len() as u64, SEGMENT);
+    let before = sim.get("/data/wal-1-0-000001.log").unwrap();
+    directory.cut_segment(id, 8192).unwrap();
+    assert_eq!((directory.log_of(0), directory.log_of(1)[0].1), (vec![(id, 8192)], SEGMENT));
+    for seed in 0..10 {
+        assert_eq!(sim.crashed(seed).get("/data/wal-1-0-000001.log").unwrap(), before[..8192]);
+    }
+    // What is shorter than a segment of full size is not used again.
+    directory.discard(id, POOL_SIZE).unwrap();
+    assert!(!sim.paths().iter().any(|path| path.ends_with(".free")));
+}
+
+#[test]
+fn what_got_no_manifest_is_removed_before_space_is_needed() {
+    let sim = Sim::new(1);
+    let mut directory = start(&sim).unwrap();
+    segments(&mut directory, 2, 1).unwrap();
+    let mut directory = open(&sim.killed()).unwrap();
+    assert_eq!(directory.next_generation(), 3);
+    directory.remove_unclaimed(3).unwrap();
+    assert_eq!(directory.segments.len(), 2);
+    assert_eq!(directory.log_of(0).len(), 1);
+}
+
+#[test]
 fn short_reads_and_writes_are_continued() {
     let sim = Sim::new(1);
     sim.plan(Plan::Short { bytes: 7 });

@@ -214,3 +214,30 @@ fn failed_sync_of_the_segment_before_ends_the_log() {
     assert_eq!((world.script.results[1], &world.script.buffers[..]), (Err(fault), &[1, 2][..]));
     world.end();
 }
+
+#[test]
+fn what_takes_long_is_counted_once() {
+    let mut world = World::new("delays", SyncMethod::Linked);
+    world.write(1, 0, 1, 1, true);
+    world.driver.lane().wait().unwrap();
+    world.driver.serve(&mut world.script, &mut world.ring, Millis(1_000));
+    assert!(world.driver.is_flushing() && world.driver.segment() == Some(1));
+    for (now, delays) in [(1_000, 0), (2_999, 0), (3_000, 1), (9_000, 1)] {
+        world.driver.serve(&mut world.script, &mut world.ring, Millis(now));
+        assert_eq!(world.driver.totals().delays, delays, "{now}");
+    }
+    world.run(1);
+    assert!(!world.driver.is_flushing());
+    // One that nobody looked at meanwhile.
+    world.write(1, 1, 2, 1, true);
+    world.driver.serve(&mut world.script, &mut world.ring, Millis(20_000));
+    while world.script.results.len() < 2 {
+        world.ring.wait(Duration::from_millis(1)).unwrap();
+        while let Some(completion) = world.ring.next_completion() {
+            let Completion::Written { key, result } = completion else { panic!("{completion:?}") };
+            world.driver.handle_written(&mut world.script, key, result, Millis(23_000));
+        }
+    }
+    assert_eq!(world.driver.totals().delays, 2);
+    world.end();
+}
