@@ -3,6 +3,7 @@
 
 use super::{Databases, Expiry, Key, KeyspaceId, NewValue, Store, is_expired};
 use crate::id::Millis;
+use crate::limits;
 use crate::log::{Lsn, Record};
 
 /// A time at which nothing has expired.
@@ -113,28 +114,36 @@ impl Store {
         }
     }
 
-    /// Ends the rebuilding: what was due at `now` is gone, and counters begin. `now` is not before what the log says the
-    /// clock had reached.
-    pub fn end_redo(&mut self, now: Millis) {
-        let mut due = Vec::new();
-        for db in 0..self.databases() as u8 {
-            if self.expiring(db) == 0 {
-                continue;
-            }
+    /// Removes some of what was due at `now`, which is not before what the log says the clock had reached. `from` says where
+    /// that goes on, and is 0 at first. True if there is more to look at.
+    pub fn drop_due_slice(&mut self, from: &mut (u8, u64), now: Millis) -> bool {
+        let (db, position) = *from;
+        if usize::from(db) == self.databases() {
+            return false;
+        }
+        let (mut due, mut next) = (Vec::new(), None);
+        if self.expiring(db) > 0 {
             let hasher = &self.hasher;
             let rehash = |entry: super::EntryRef| super::hash_of(hasher, entry.key());
-            self.keyspaces[db as usize].table.scan(0, usize::MAX, &rehash, |entry| {
+            let table = &self.keyspaces[db as usize].table;
+            next = table.scan(position, limits::REDO_END_SLICE_KEYS, &rehash, |entry| {
                 if is_expired(entry, now) {
-                    due.push((db, rehash(entry)));
+                    due.push(rehash(entry));
                 }
             });
         }
-        for (db, hash) in due {
+        for hash in due {
             let table = &self.keyspaces[db as usize].table;
             if let Some(place) = table.find_by(hash, |entry| is_expired(entry, now)) {
                 self.remove_at(db, place);
             }
         }
+        *from = next.map_or((db + 1, 0), |next| (db, next));
+        true
+    }
+
+    /// Ends the rebuilding: counters begin.
+    pub fn end_redo(&mut self) {
         self.reset_counters();
         self.counters.changes = 0;
     }

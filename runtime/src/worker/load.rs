@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use torc_engine::id::ShardId;
+use torc_engine::id::{Millis, ShardId};
 use torc_engine::store::Databases;
 
 use super::{Notice, Parts, Worker, wall_clock};
@@ -21,6 +21,8 @@ pub struct Loading {
     progress: Arc<Progress>,
     /// Keys when that was told last.
     keys: u64,
+    /// The log has begun, and what had expired at this time is being removed.
+    ending: Option<Millis>,
 }
 
 /// What a shard tells when it has loaded everything.
@@ -51,22 +53,34 @@ pub struct LogBegun {
 
 impl Loading {
     pub fn new(source: Source, progress: Arc<Progress>) -> Loading {
-        Loading { load: Some(Load::new(source)), progress, keys: 0 }
+        Loading { load: Some(Load::new(source)), progress, keys: 0, ending: None }
     }
 }
 
 impl Worker {
-    /// Whether there is something to load at once.
-    pub(super) fn has_to_load(&self) -> bool {
-        self.parts.loading.as_ref().is_some_and(|loading| loading.load.is_some())
+    /// Whether there is something to do for it at once.
+    pub(super) fn has_to_load(&mut self) -> bool {
+        let pending = self.parts.shard.is_log_behind();
+        let has = |loading: &Loading| loading.load.is_some() || loading.ending.is_some() && !pending;
+        self.parts.loading.as_ref().is_some_and(has)
     }
 
-    /// Loads a slice, if anything is left to load.
+    /// Loads a slice, if anything is left to load, or ends the loading a slice further.
     pub(super) fn load_slice(&mut self) {
         let Parts { shard, machine, loading, notices, id, .. } = &mut self.parts;
         let Some(loading) = loading else { return };
-        let Some(load) = &mut loading.load else { return };
         let began = Instant::now();
+        if let Some(now) = loading.ending {
+            while began.elapsed() < LOAD_SLICE && shard.drop_expired_slice(now) {}
+            if shard.is_swept() {
+                loading.ending = None;
+                let evicted = shard.end_redo(now);
+                let (shard_id, keys, is_over) = (*id, shard.keys(), shard.is_over_budget(machine, now));
+                let _ = notices.send(Notice::LogBegun(LogBegun { shard: shard_id, keys, evicted, is_over }));
+            }
+            return;
+        }
+        let Some(load) = &mut loading.load else { return };
         let outcome = loop {
             // What is there no more goes before more comes.
             if !shard.free_redone_slice() && !shard.evict_loaded_slice(self.now, machine) {
@@ -91,19 +105,18 @@ impl Worker {
         });
     }
 
-    /// Begins the log behind what was loaded. Other shards may ask for keys from now on.
+    /// Begins the log behind what was loaded, and has what expired meanwhile removed, in slices. Then other shards may ask.
     pub(super) fn begin_log(&mut self, beginning: Beginning) {
         let Beginning { seat, layout } = beginning;
-        let Parts { shard, machine, log, notices, id, .. } = &mut self.parts;
+        let Parts { shard, log, loading, .. } = &mut self.parts;
         shard.journal().begin(seat.start);
         shard.adopt_layout(&layout).expect("the main thread has compared the layouts");
         while shard.free_redone_slice() {}
         // What had expired when the process before was there has expired, whatever the clock says now.
-        let now = wall_clock().max(seat.wall_ms);
-        let evicted = shard.end_redo(now);
-        let is_over = shard.is_over_budget(machine, now);
         *log = Some(seat.driver);
-        let _ = notices.send(Notice::LogBegun(LogBegun { shard: *id, keys: shard.keys(), evicted, is_over }));
+        if let Some(loading) = loading {
+            loading.ending = Some(wall_clock().max(seat.wall_ms));
+        }
     }
 
     /// Serves clients from this turn on, if all shards have begun their logs.
