@@ -25,8 +25,8 @@ use torc_engine::shard::Shard;
 use tracing::{info, warn};
 
 use crate::disk::Host;
-use crate::disk::pool::DiskThread;
 use crate::disk::load::{PartEnd, Source};
+use crate::disk::pool::DiskThread;
 use crate::disk::start::{Opened, StartError};
 use crate::limits::{FILES_RESERVED, MESH_PARCELS, SPIN_OUTSTANDING};
 use crate::listen::{self, ListenError};
@@ -36,9 +36,9 @@ use crate::mesh::{Parcel, Port, mesh};
 use crate::place::{self, PlaceError, Places};
 use crate::prefault::{self, Filler};
 use crate::probe::{self, ProbeError, Report};
+use crate::progress::{Display, Progress};
 use crate::reaper::{self, Chute};
 use crate::settings::Loaded;
-use crate::progress::{Display, Progress};
 use crate::worker::{
     Beginning, Bell, Census, Control, Door, Loading, LogBegun, Notice, Parts, Worker, event_descriptor,
 };

@@ -72,11 +72,9 @@ impl Store {
             (Record::Expire { expire_ms, .. }, Some(key)) => {
                 self.set_expiry(key, Some(Millis(expire_ms)).filter(|at| at.0 > 0), now);
             }
-            (Record::WriteAt { offset, bytes, .. }, Some(key)) => {
-                // What was there may have been evicted since.
-                if self.peek(key, now).is_some() {
-                    self.write_at(key, offset as usize, bytes, now);
-                }
+            // What was there may have been evicted since.
+            (Record::WriteAt { offset, bytes, .. }, Some(key)) if self.peek(key, now).is_some() => {
+                self.write_at(key, offset as usize, bytes, now);
             }
             (Record::Layout(layout), _) => {
                 let keyspaces = layout.keyspaces().collect();

@@ -78,7 +78,9 @@ impl Old {
         (self.state.snapshot, self.state.base_lsn) = (Some(SNAPSHOT), base);
         let start = SnapshotStart { database: DATABASE, snapshot: SNAPSHOT, shard, shards, ..SnapshotStart::default() };
         let wall_ms = NOW.0 + 77;
-        self.store.begin_snapshot(SnapshotStart { base_lsn: base.0, last_version: 9, wall_ms, ..start }).expect("none runs");
+        self.store
+            .begin_snapshot(SnapshotStart { base_lsn: base.0, last_version: 9, wall_ms, ..start })
+            .expect("none runs");
         let mut file = Vec::new();
         while !matches!(self.store.snapshot_progress(), SnapshotProgress::Finished(_)) {
             self.store.snapshot_slice(torc_engine::limits::SNAPSHOT_SLICE_BYTES);
