@@ -258,15 +258,15 @@ impl Shard {
     }
 
     /// Takes entries of a snapshot, those whose keys are this shard's.
-    pub fn load(&mut self, entries: &[LoadedEntry<'_>], now: Millis) {
+    pub fn load(&mut self, entries: &[LoadedEntry<'_>]) {
         let (route, id) = (&self.route, self.core.id);
-        self.core.store.load(entries, now, |key| route.owner(key) == id);
+        self.core.store.load(entries, self.timers.now, |key| route.owner(key) == id);
     }
 
     /// Redoes changes that a log has, in order: of keys that are this shard's, and of databases.
     pub fn redo(&mut self, records: &[(Lsn, Record<'_>)]) {
         let (route, id) = (&self.route, self.core.id);
-        self.core.store.redo(records, |key| route.owner(key) == id);
+        self.core.store.redo(records, self.timers.now, |key| route.owner(key) == id);
     }
 
     /// Frees a slice of what was redone and is no more. True if there is more; it had better go before more comes.

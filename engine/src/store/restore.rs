@@ -11,8 +11,9 @@ const NEVER_EXPIRED: Millis = Millis(0);
 
 impl Store {
     /// Redoes changes, in order: those of keys that `owns` says are here, and those of databases. What belongs to a keyspace
-    /// that no number leads to any more is passed over. Some tens of records at a time hide the latency of memory.
-    pub fn redo(&mut self, records: &[(Lsn, Record<'_>)], mut owns: impl FnMut(&[u8]) -> bool) {
+    /// that no number leads to any more is passed over. Some tens of records at a time hide the latency of memory. What is new
+    /// counts as used at `now`.
+    pub fn redo(&mut self, records: &[(Lsn, Record<'_>)], now: Millis, mut owns: impl FnMut(&[u8]) -> bool) {
         let mut known: Option<(KeyspaceId, Option<u8>)> = None;
         let mut found = |store: &Store, keyspace: KeyspaceId| match known {
             Some((id, db)) if id == keyspace => db,
@@ -26,7 +27,7 @@ impl Store {
         if records.iter().any(|(_, record)| matches!(record, Record::Layout(_))) {
             for (_, record) in records {
                 let key = self.key_of(record, |store, id| store.database_of(id)).filter(|key| owns(key.bytes));
-                self.redo_one(record, key);
+                self.redo_one(record, key, now);
             }
             return;
         }
@@ -41,7 +42,7 @@ impl Store {
             .collect();
         keys.iter().flatten().for_each(|key| self.prefetch_entry(key.db, key.hash));
         for ((_, record), key) in records.iter().zip(keys) {
-            self.redo_one(record, key);
+            self.redo_one(record, key, now);
         }
     }
 
@@ -59,12 +60,15 @@ impl Store {
         }
     }
 
-    fn redo_one(&mut self, record: &Record<'_>, key: Option<Key<'_>>) {
+    fn redo_one(&mut self, record: &Record<'_>, key: Option<Key<'_>>, used_at: Millis) {
         let now = NEVER_EXPIRED;
         match (*record, key) {
-            (Record::Set { value, expire_ms, .. }, Some(key)) => {
+            (Record::Set { value, expire_ms, version, .. }, Some(key)) => {
                 let expiry = if expire_ms == 0 { Expiry::Never } else { Expiry::At(Millis(expire_ms)) };
-                self.set(key, NewValue::from(value), expiry, now);
+                match self.peek(key, now) {
+                    Some(_) => self.set(key, NewValue::from(value), expiry, now),
+                    None => self.insert_with(key, NewValue::from(value), expire_ms, version, used_at),
+                }
             }
             (Record::Remove { .. }, Some(key)) => {
                 self.remove(key, now);

@@ -80,11 +80,15 @@ impl Worker {
             }
             return;
         }
-        let Some(load) = &mut loading.load else { return };
+        let Some(load) = &mut loading.load else {
+            // Others still load, and may need what this shard has beyond its share of `maxmemory`.
+            shard.evict_loaded_slice(self.now, machine);
+            return;
+        };
         let outcome = loop {
             // What is there no more goes before more comes.
             if !shard.free_redone_slice() && !shard.evict_loaded_slice(self.now, machine) {
-                match load.step(shard, self.now) {
+                match load.step(shard) {
                     Ok(true) => {}
                     Ok(false) => break Some(Ok(())),
                     Err(error) => break Some(Err(error)),
@@ -112,9 +116,9 @@ impl Worker {
         shard.journal().begin(seat.start);
         shard.adopt_layout(&layout).expect("the main thread has compared the layouts");
         while shard.free_redone_slice() {}
-        // What had expired when the process before was there has expired, whatever the clock says now.
         *log = Some(seat.driver);
         if let Some(loading) = loading {
+            // What had expired when the process before was there has expired, whatever the clock says now.
             loading.ending = Some(wall_clock().max(seat.wall_ms));
         }
     }

@@ -147,7 +147,7 @@ impl Left {
             read_all(file, |entries| store.load(entries, NOW, &owns)).expect("it is sound");
         }
         let base = self.snapshot.as_ref().map_or(Lsn(0), |(_, base)| *base);
-        self.records(base, |records| store.redo(records, &owns));
+        self.records(base, |records| store.redo(records, NOW, &owns));
     }
 }
 
@@ -291,10 +291,10 @@ fn what_was_written_to_a_key_that_was_evicted_since_makes_no_other_value() {
     let mut store = Store::new(1, [1, 2, 3, 4], false);
     let keyspace = KeyspaceId(0);
     let record = Record::WriteAt { keyspace, key: b"key", offset: 3, bytes: b"end", version: None };
-    store.redo(&[(Lsn(1), record)], |_| true);
+    store.redo(&[(Lsn(1), record)], NOW, |_| true);
     assert_eq!(store.len(0), 0);
     set(&mut store, b"key", b"abc");
-    store.redo(&[(Lsn(2), record)], |_| true);
+    store.redo(&[(Lsn(2), record)], NOW, |_| true);
     assert_eq!(
         store.peek(store.key(0, b"key"), NOW).map(|entry| entry.value().bytes().to_vec()),
         Some(b"abcend".to_vec())

@@ -178,7 +178,7 @@ fn load(opened: &Opened, shards: usize) -> Result<Vec<(Shard, Vec<PartEnd>)>, St
         let bytes = source.bytes();
         let mut load = Load::new(source);
         let mut loaded = 0;
-        while load.step(&mut shard, NOW)? {
+        while load.step(&mut shard)? {
             loaded += load.take_loaded_bytes();
             while shard.free_redone_slice() {}
         }
