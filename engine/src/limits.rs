@@ -212,6 +212,9 @@ pub const SAVE_RETRY_S_MAX: u64 = 300;
 /// Entries that a reader hands out at a time, so that they can be asked for ahead.
 pub const SNAPSHOT_LOAD_ENTRIES: usize = 64;
 
+/// Keys that are looked at in one slice for what has expired, when all is redone: some tens of microseconds.
+pub const REDO_END_SLICE_KEYS: usize = 256;
+
 const _: () = assert!(SNAPSHOT_WHOLE_BYTES_MAX * 2 < SNAPSHOT_BLOCK_BYTES_MAX);
 const _: () = assert!(SNAPSHOT_FRAGMENT_BYTES_MAX < SNAPSHOT_BLOCK_BYTES_MAX);
 const _: () = assert!(SNAPSHOT_BLOCKS_AHEAD * SNAPSHOT_BLOCK_BYTES_MAX * 2 <= SNAPSHOT_PENDING_BYTES_MAX);

@@ -261,7 +261,11 @@ fn what_did_not_fit_while_it_was_loaded_and_was_deleted_then_stays_away() {
         let client = third.connect(0);
         for (index, &number) in gone.iter().enumerate() {
             let length = if index < 400 { 0 } else { length(number) };
-            assert_eq!(third.command(client, &["STRLEN", &key(number)]), format!(":{length}\r\n"), "{policy:?} {index}");
+            assert_eq!(
+                third.command(client, &["STRLEN", &key(number)]),
+                format!(":{length}\r\n"),
+                "{policy:?} {index}"
+            );
         }
     }
 }

@@ -86,7 +86,8 @@ pub struct Display {
 impl Display {
     pub fn new(progress: &Progress) -> Display {
         let bar = io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("loading {bar:40} {percent}%  {binary_bytes_per_sec}  {msg}, {eta} left");
+            let style =
+                ProgressStyle::with_template("loading {bar:40} {percent}%  {binary_bytes_per_sec}  {msg}, {eta} left");
             ProgressBar::new(progress.total_bytes).with_style(style.expect("a sound template"))
         });
         Display { bar, said: Instant::now(), said_bytes: 0 }

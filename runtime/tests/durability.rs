@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::data::{Data, connect, kill};
 use common::server::{Server, free_port, run_refused, wait_until};

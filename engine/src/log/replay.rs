@@ -210,13 +210,16 @@ impl<'a> Replay<'a> {
 
     /// Leaves off between two steps.
     pub fn pause(self) -> Paused {
-        let Replay { expected, current, offset, is_done, last_lsn, last_crc, parts, parts_of, has_skipped, end, .. } = self;
+        let Replay {
+            expected, current, offset, is_done, last_lsn, last_crc, parts, parts_of, has_skipped, end, ..
+        } = self;
         Paused { expected, current, offset, is_done, last_lsn, last_crc, parts, parts_of, has_skipped, end }
     }
 
     /// Goes on where the same segments were left.
     pub fn resume(paused: Paused, segments: &'a [Segment<'a>]) -> Replay<'a> {
-        let Paused { expected, current, offset, is_done, last_lsn, last_crc, parts, parts_of, has_skipped, end } = paused;
+        let Paused { expected, current, offset, is_done, last_lsn, last_crc, parts, parts_of, has_skipped, end } =
+            paused;
         Replay {
             expected,
             segments,

@@ -38,11 +38,11 @@ use crate::id::{Millis, SessionId, ShardId};
 use crate::limits;
 use crate::log::{Journal, LogStart, Lsn, Record};
 use crate::machine::Machine;
-use crate::snapshot::{Header, LoadedEntry};
 use crate::message::Frame;
 use crate::random::Random;
 use crate::route::Route;
 use crate::session::Client;
+use crate::snapshot::{Header, LoadedEntry};
 use crate::stats::Stats;
 use crate::store::{Databases, KeyspacesRefused, Store};
 use budget::Budget;
@@ -159,6 +159,8 @@ pub struct Shard {
     /// Whether the runtime has been told that there is to be a log.
     is_logging: bool,
     stage: Stage,
+    /// Where, after everything was redone, the next look for expired keys begins.
+    swept: (u8, u64),
 }
 
 /// How far the shard is with what the disk has.
@@ -238,13 +240,24 @@ impl Shard {
             stopping: false,
             is_logging,
             stage: Stage::Serving,
+            swept: (0, 0),
         }
     }
 
     /// From now on commands on keys are refused, until [`Shard::end_loading`], and what the disk has is redone:
     /// snapshots and logs of one or several shards, of each of them first its snapshot and then its log.
     pub fn begin_loading(&mut self) {
-        self.stage = Stage::Redoing;
+        (self.stage, self.swept) = (Stage::Redoing, (0, 0));
+    }
+
+    /// Whether so much of the log waits for the disk that nothing more is to be logged for now.
+    pub fn is_log_behind(&mut self) -> bool {
+        self.core.store.log().pending_bytes() >= limits::LOG_PENDING_BYTES_MAX
+    }
+
+    /// Whether [`Shard::drop_expired_slice`] has removed all that there was.
+    pub fn is_swept(&self) -> bool {
+        usize::from(self.swept.0) == self.core.store.databases()
     }
 
     /// Begins a snapshot. `is_own`: nothing of other shards will come, so there is room to be made for all of it.
@@ -257,15 +270,15 @@ impl Shard {
     }
 
     /// Takes entries of a snapshot, those whose keys are this shard's.
-    pub fn load(&mut self, entries: &[LoadedEntry<'_>], now: Millis) {
+    pub fn load(&mut self, entries: &[LoadedEntry<'_>]) {
         let (route, id) = (&self.route, self.core.id);
-        self.core.store.load(entries, now, |key| route.owner(key) == id);
+        self.core.store.load(entries, self.timers.now, |key| route.owner(key) == id);
     }
 
     /// Redoes changes that a log has, in order: of keys that are this shard's, and of databases.
     pub fn redo(&mut self, records: &[(Lsn, Record<'_>)]) {
         let (route, id) = (&self.route, self.core.id);
-        self.core.store.redo(records, |key| route.owner(key) == id);
+        self.core.store.redo(records, self.timers.now, |key| route.owner(key) == id);
     }
 
     /// Frees a slice of what was redone and is no more. True if there is more; it had better go before more comes.
@@ -307,16 +320,23 @@ impl Shard {
         self.core.store.log_all_removals(false);
     }
 
-    /// All that the disk has is there. `now` is not before what the log says the clock had reached. The journal, if there
-    /// is to be one, has been begun: what expired meanwhile is removed. Other shards may ask from now on; clients of this
-    /// one are served from [`Shard::end_loading`] on, when all shards are here. Returns how many keys were evicted.
+    /// All that the disk has is there, and the journal, if there is to be one, has been begun: removes some of what expired
+    /// meanwhile. `now` is not before what the log says the clock had reached. False: that is through, or the disk has to
+    /// take what was logged first.
+    pub fn drop_expired_slice(&mut self, now: Millis) -> bool {
+        !self.is_log_behind() && self.core.store.drop_due_slice(&mut self.swept, now)
+    }
+
+    /// Ends the redoing, after what is left of [`Shard::drop_expired_slice`]. Other shards may ask from now on; clients of
+    /// this one are served from [`Shard::end_loading`] on, when all shards are here. Returns how many keys were evicted.
     pub fn end_redo(&mut self, now: Millis) -> u64 {
+        while self.core.store.drop_due_slice(&mut self.swept, now) {}
         let counters = self.core.store.counters();
         let evicted = counters.evicted + counters.expired;
         if evicted > 0 {
             self.core.store.log_all_removals(true);
         }
-        self.core.store.end_redo(now);
+        self.core.store.end_redo();
         self.core.config_changed();
         self.stage = Stage::Redone;
         evicted

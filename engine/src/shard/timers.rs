@@ -1,7 +1,7 @@
 //! What a shard does by the clock: keys that expire unread, idle clients, memory given back in slices.
 
-use super::{Shard, Stage};
 use super::budget::Tick;
+use super::{Shard, Stage};
 use crate::id::{Millis, SessionId};
 use crate::limits;
 
@@ -57,8 +57,7 @@ impl Shard {
         if ticked {
             self.timers.next_tick = Millis(now.0 + interval);
             // What is redone last may lift what has come.
-            self.timers.expire_slices =
-                if self.stage == Stage::Redoing { 0 } else { limits::EXPIRE_SLICES_PER_TICK };
+            self.timers.expire_slices = if self.stage == Stage::Redoing { 0 } else { limits::EXPIRE_SLICES_PER_TICK };
             self.close_idle(now);
             self.check_soft_limits(now);
             self.count_values_again();

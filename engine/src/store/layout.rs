@@ -59,7 +59,8 @@ impl Store {
     /// flushed. Databases that there were not get fresh keyspaces. An error changes nothing.
     pub fn adopt(&mut self, layout: &Databases) -> Result<(), KeyspacesRefused> {
         let Databases { number, next_keyspace, ref keyspaces } = *layout;
-        let fresh = self.keyspaces.len().checked_sub(keyspaces.len()).ok_or(KeyspacesRefused::Databases(keyspaces.len()))?;
+        let fresh =
+            self.keyspaces.len().checked_sub(keyspaces.len()).ok_or(KeyspacesRefused::Databases(keyspaces.len()))?;
         let end = next_keyspace.checked_add(fresh as u32).ok_or(KeyspacesRefused::Ids)?;
         let twice = keyspaces.iter().enumerate().any(|(at, id)| keyspaces[..at].contains(id));
         if twice || keyspaces.iter().any(|id| id.0 >= next_keyspace) {

@@ -3,6 +3,7 @@
 
 use super::{Databases, Expiry, Key, KeyspaceId, NewValue, Store, is_expired};
 use crate::id::Millis;
+use crate::limits;
 use crate::log::{Lsn, Record};
 
 /// A time at which nothing has expired.
@@ -10,8 +11,9 @@ const NEVER_EXPIRED: Millis = Millis(0);
 
 impl Store {
     /// Redoes changes, in order: those of keys that `owns` says are here, and those of databases. What belongs to a keyspace
-    /// that no number leads to any more is passed over. Some tens of records at a time hide the latency of memory.
-    pub fn redo(&mut self, records: &[(Lsn, Record<'_>)], mut owns: impl FnMut(&[u8]) -> bool) {
+    /// that no number leads to any more is passed over. Some tens of records at a time hide the latency of memory. What is new
+    /// counts as used at `now`.
+    pub fn redo(&mut self, records: &[(Lsn, Record<'_>)], now: Millis, mut owns: impl FnMut(&[u8]) -> bool) {
         let mut known: Option<(KeyspaceId, Option<u8>)> = None;
         let mut found = |store: &Store, keyspace: KeyspaceId| match known {
             Some((id, db)) if id == keyspace => db,
@@ -25,7 +27,7 @@ impl Store {
         if records.iter().any(|(_, record)| matches!(record, Record::Layout(_))) {
             for (_, record) in records {
                 let key = self.key_of(record, |store, id| store.database_of(id)).filter(|key| owns(key.bytes));
-                self.redo_one(record, key);
+                self.redo_one(record, key, now);
             }
             return;
         }
@@ -40,7 +42,7 @@ impl Store {
             .collect();
         keys.iter().flatten().for_each(|key| self.prefetch_entry(key.db, key.hash));
         for ((_, record), key) in records.iter().zip(keys) {
-            self.redo_one(record, key);
+            self.redo_one(record, key, now);
         }
     }
 
@@ -58,12 +60,15 @@ impl Store {
         }
     }
 
-    fn redo_one(&mut self, record: &Record<'_>, key: Option<Key<'_>>) {
+    fn redo_one(&mut self, record: &Record<'_>, key: Option<Key<'_>>, used_at: Millis) {
         let now = NEVER_EXPIRED;
         match (*record, key) {
-            (Record::Set { value, expire_ms, .. }, Some(key)) => {
+            (Record::Set { value, expire_ms, version, .. }, Some(key)) => {
                 let expiry = if expire_ms == 0 { Expiry::Never } else { Expiry::At(Millis(expire_ms)) };
-                self.set(key, NewValue::from(value), expiry, now);
+                match self.peek(key, now) {
+                    Some(_) => self.set(key, NewValue::from(value), expiry, now),
+                    None => self.insert_with(key, NewValue::from(value), expire_ms, version, used_at),
+                }
             }
             (Record::Remove { .. }, Some(key)) => {
                 self.remove(key, now);
@@ -71,11 +76,9 @@ impl Store {
             (Record::Expire { expire_ms, .. }, Some(key)) => {
                 self.set_expiry(key, Some(Millis(expire_ms)).filter(|at| at.0 > 0), now);
             }
-            (Record::WriteAt { offset, bytes, .. }, Some(key)) => {
-                // What was there may have been evicted since.
-                if self.peek(key, now).is_some() {
-                    self.write_at(key, offset as usize, bytes, now);
-                }
+            // What was there may have been evicted since.
+            (Record::WriteAt { offset, bytes, .. }, Some(key)) if self.peek(key, now).is_some() => {
+                self.write_at(key, offset as usize, bytes, now);
             }
             (Record::Layout(layout), _) => {
                 let keyspaces = layout.keyspaces().collect();
@@ -113,28 +116,36 @@ impl Store {
         }
     }
 
-    /// Ends the rebuilding: what was due at `now` is gone, and counters begin. `now` is not before what the log says the
-    /// clock had reached.
-    pub fn end_redo(&mut self, now: Millis) {
-        let mut due = Vec::new();
-        for db in 0..self.databases() as u8 {
-            if self.expiring(db) == 0 {
-                continue;
-            }
+    /// Removes some of what was due at `now`, which is not before what the log says the clock had reached. `from` says where
+    /// that goes on, and is 0 at first. True if there is more to look at.
+    pub fn drop_due_slice(&mut self, from: &mut (u8, u64), now: Millis) -> bool {
+        let (db, position) = *from;
+        if usize::from(db) == self.databases() {
+            return false;
+        }
+        let (mut due, mut next) = (Vec::new(), None);
+        if self.expiring(db) > 0 {
             let hasher = &self.hasher;
             let rehash = |entry: super::EntryRef| super::hash_of(hasher, entry.key());
-            self.keyspaces[db as usize].table.scan(0, usize::MAX, &rehash, |entry| {
+            let table = &self.keyspaces[db as usize].table;
+            next = table.scan(position, limits::REDO_END_SLICE_KEYS, &rehash, |entry| {
                 if is_expired(entry, now) {
-                    due.push((db, rehash(entry)));
+                    due.push(rehash(entry));
                 }
             });
         }
-        for (db, hash) in due {
+        for hash in due {
             let table = &self.keyspaces[db as usize].table;
             if let Some(place) = table.find_by(hash, |entry| is_expired(entry, now)) {
                 self.remove_at(db, place);
             }
         }
+        *from = next.map_or((db + 1, 0), |next| (db, next));
+        true
+    }
+
+    /// Ends the rebuilding: counters begin.
+    pub fn end_redo(&mut self) {
         self.reset_counters();
         self.counters.changes = 0;
     }

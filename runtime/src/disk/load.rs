@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use torc_engine::id::Millis;
 use torc_engine::limits::SNAPSHOT_BLOCK_BYTES_MAX;
-use torc_engine::log::{End, Expected, Lsn, Paused, Replay, Segment};
+use torc_engine::log::{End, Expected, Lsn, Paused, Replay, Segment, Why};
 use torc_engine::shard::Shard;
 use torc_engine::snapshot::{Header, Loader, PAGE_BYTES};
 
@@ -139,7 +139,7 @@ impl Load {
 
     /// Loads a little. False: everything was loaded, and [`Load::into_ends`] says how it ended. After an error the shard is
     /// of no use.
-    pub fn step(&mut self, shard: &mut Shard, now: Millis) -> Result<bool, StartError> {
+    pub fn step(&mut self, shard: &mut Shard) -> Result<bool, StartError> {
         self.state = match std::mem::replace(&mut self.state, State::Between) {
             State::Between => match self.left.pop_front() {
                 Some(part) => self.begin(part, shard)?,
@@ -148,7 +148,7 @@ impl Load {
                     return Ok(false);
                 }
             },
-            State::Snapshot(snapshot) => self.load(snapshot, shard, now)?,
+            State::Snapshot(snapshot) => self.load(snapshot, shard)?,
             State::Reading(reading) => self.read(reading)?,
             State::Redoing(redoing) => self.redo(redoing, shard)?,
         };
@@ -201,7 +201,7 @@ impl Load {
         Ok(State::Snapshot(Snapshot { part: index, file, bytes, at: PAGE_BYTES as u64, held: 0, loader }))
     }
 
-    fn load(&mut self, snapshot: Snapshot, shard: &mut Shard, now: Millis) -> Result<State, StartError> {
+    fn load(&mut self, snapshot: Snapshot, shard: &mut Shard) -> Result<State, StartError> {
         let Snapshot { part: index, file, bytes, mut at, mut held, mut loader } = snapshot;
         let parts = self.source.parts.clone();
         let part = &parts[index as usize];
@@ -210,7 +210,7 @@ impl Load {
         let more = file.read_full_at(&mut self.buffer[held..], at).map_err(failed("read", path))?;
         at += more as u64;
         held += more;
-        let taken = loader.read(&self.buffer[..held], |entries| shard.load(entries, now)).map_err(refuse)?;
+        let taken = loader.read(&self.buffer[..held], |entries| shard.load(entries)).map_err(refuse)?;
         if taken == 0 {
             if more > 0 {
                 return Err(part.refuse_snapshot(SnapshotFault::Short));
@@ -266,10 +266,12 @@ impl Load {
             None => Replay::new(expected, &segments),
         };
         let before = replay.bytes_read();
-        let more = replay.step(|records| shard.redo(records)).map_err(|damage| StartError::Damaged {
-            shard: part.shard,
-            directory: part.directory.clone(),
-            damage,
+        let more = replay.step(|records| shard.redo(records)).map_err(|damage| {
+            let (shard, directory) = (part.shard, part.directory.clone());
+            match damage.why {
+                Why::Version(_) => StartError::Version { shard, directory, damage },
+                _ => StartError::Damaged { shard, directory, damage },
+            }
         })?;
         let read = replay.bytes_read() - before;
         if !more {

@@ -156,8 +156,7 @@ impl Opened {
                 directory: self.directory.path().to_owned(),
                 shard,
                 shards: shards as u16,
-                snapshot: snapshot
-                    .map(|id| (id, self.directory.snapshot_path(id), self.directory.snapshot_bytes(id))),
+                snapshot: snapshot.map(|id| (id, self.directory.snapshot_path(id), self.directory.snapshot_bytes(id))),
                 base: state.map_or(Lsn(0), |state| state.base_lsn),
                 segments: segments.map(|(id, bytes)| (id, self.directory.segment_path(id), bytes)).collect(),
             }

@@ -21,6 +21,8 @@ pub struct Loading {
     progress: Arc<Progress>,
     /// Keys when that was told last.
     keys: u64,
+    /// The log has begun, and what had expired at this time is being removed.
+    ending: Option<Millis>,
 }
 
 /// What a shard tells when it has loaded everything.
@@ -54,26 +56,42 @@ pub struct GoneOn {
 
 impl Loading {
     pub fn new(source: Source, progress: Arc<Progress>) -> Loading {
-        Loading { load: Some(Load::new(source)), progress, keys: 0 }
+        Loading { load: Some(Load::new(source)), progress, keys: 0, ending: None }
     }
 }
 
 impl Worker {
-    /// Whether there is something to load at once.
-    pub(super) fn has_to_load(&self) -> bool {
-        self.parts.loading.as_ref().is_some_and(|loading| loading.load.is_some())
+    /// Whether there is something to do for it at once.
+    pub(super) fn has_to_load(&mut self) -> bool {
+        let pending = self.parts.shard.is_log_behind();
+        let has = |loading: &Loading| loading.load.is_some() || loading.ending.is_some() && !pending;
+        self.parts.loading.as_ref().is_some_and(has)
     }
 
-    /// Loads a slice, if anything is left to load.
+    /// Loads a slice, if anything is left to load, or ends the loading a slice further.
     pub(super) fn load_slice(&mut self) {
         let Parts { shard, machine, loading, notices, id, .. } = &mut self.parts;
         let Some(loading) = loading else { return };
-        let Some(load) = &mut loading.load else { return };
         let began = Instant::now();
+        if let Some(now) = loading.ending {
+            while began.elapsed() < LOAD_SLICE && shard.drop_expired_slice(now) {}
+            if shard.is_swept() {
+                loading.ending = None;
+                let evicted = shard.end_redo(now);
+                let (shard_id, keys, is_over) = (*id, shard.keys(), shard.is_over_budget(machine, now));
+                let _ = notices.send(Notice::GoneOn(GoneOn { shard: shard_id, keys, evicted, is_over }));
+            }
+            return;
+        }
+        let Some(load) = &mut loading.load else {
+            // Others still load, and may need what this shard has beyond its share of `maxmemory`.
+            shard.evict_loaded_slice(self.now, machine);
+            return;
+        };
         let outcome = loop {
             // What is there no more goes before more comes.
             if !shard.free_redone_slice() && !shard.evict_loaded_slice(self.now, machine) {
-                match load.step(shard, self.now) {
+                match load.step(shard) {
                     Ok(true) => {}
                     Ok(false) => break Some(Ok(())),
                     Err(error) => break Some(Err(error)),
@@ -94,22 +112,21 @@ impl Worker {
         });
     }
 
-    /// Begins the log behind what was loaded, if there is to be one. Other shards may ask for keys from now on.
+    /// Begins the log behind what was loaded, if there is to be one, and has what expired meanwhile removed, in slices. Then
+    /// other shards may ask.
     pub(super) fn go_on(&mut self, beginning: Beginning) {
         let Beginning { seat, wall_ms, layout } = beginning;
-        let Parts { shard, machine, log, notices, id, .. } = &mut self.parts;
+        let Parts { shard, log, loading, .. } = &mut self.parts;
         if let Some(Seat { driver, start }) = seat {
             shard.begin_log(start);
             *log = Some(driver);
         }
         shard.adopt_layout(&layout).expect("the main thread has compared the layouts");
         while shard.free_redone_slice() {}
-        // What had expired when the process before was there has expired, whatever the clock says now.
-        let now = wall_clock().max(wall_ms);
-        let evicted = shard.end_redo(now);
-        let is_over = shard.is_over_budget(machine, now);
-        // The main thread outlives the workers.
-        let _ = notices.send(Notice::GoneOn(GoneOn { shard: *id, keys: shard.keys(), evicted, is_over }));
+        if let Some(loading) = loading {
+            // What had expired when the process before was there has expired, whatever the clock says now.
+            loading.ending = Some(wall_clock().max(wall_ms));
+        }
     }
 
     /// Serves clients from this turn on, if all shards can be asked for keys.

@@ -16,10 +16,26 @@ const DATABASE: [u8; 16] = [7; 16];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Set { db: u8, key: u8, len: usize, expire_ms: u64 },
-    Remove { db: u8, key: u8 },
-    Expire { db: u8, key: u8, expire_ms: u64 },
-    WriteAt { db: u8, key: u8, offset: usize },
+    Set {
+        db: u8,
+        key: u8,
+        len: usize,
+        expire_ms: u64,
+    },
+    Remove {
+        db: u8,
+        key: u8,
+    },
+    Expire {
+        db: u8,
+        key: u8,
+        expire_ms: u64,
+    },
+    WriteAt {
+        db: u8,
+        key: u8,
+        offset: usize,
+    },
     Flush(u8),
     FlushAll,
     Swap(u8, u8),
@@ -131,7 +147,7 @@ impl Left {
             read_all(file, |entries| store.load(entries, NOW, &owns)).expect("it is sound");
         }
         let base = self.snapshot.as_ref().map_or(Lsn(0), |(_, base)| *base);
-        self.records(base, |records| store.redo(records, &owns));
+        self.records(base, |records| store.redo(records, NOW, &owns));
     }
 }
 
@@ -171,8 +187,7 @@ fn model(left: &[Left]) -> (Databases, Content) {
         });
     }
     let number_of = |id: u32| last.keyspaces.iter().position(|known| known.0 == id);
-    let content =
-        keys.into_iter().filter_map(|((id, key), held)| Some(((number_of(id)? as u8, key), held))).collect();
+    let content = keys.into_iter().filter_map(|((id, key), held)| Some(((number_of(id)? as u8, key), held))).collect();
     (last, content)
 }
 
@@ -276,11 +291,14 @@ fn what_was_written_to_a_key_that_was_evicted_since_makes_no_other_value() {
     let mut store = Store::new(1, [1, 2, 3, 4], false);
     let keyspace = KeyspaceId(0);
     let record = Record::WriteAt { keyspace, key: b"key", offset: 3, bytes: b"end", version: None };
-    store.redo(&[(Lsn(1), record)], |_| true);
+    store.redo(&[(Lsn(1), record)], NOW, |_| true);
     assert_eq!(store.len(0), 0);
     set(&mut store, b"key", b"abc");
-    store.redo(&[(Lsn(2), record)], |_| true);
-    assert_eq!(store.peek(store.key(0, b"key"), NOW).map(|entry| entry.value().bytes().to_vec()), Some(b"abcend".to_vec()));
+    store.redo(&[(Lsn(2), record)], NOW, |_| true);
+    assert_eq!(
+        store.peek(store.key(0, b"key"), NOW).map(|entry| entry.value().bytes().to_vec()),
+        Some(b"abcend".to_vec())
+    );
 }
 
 #[test]

@@ -78,7 +78,9 @@ impl Old {
         (self.state.snapshot, self.state.base_lsn) = (Some(SNAPSHOT), base);
         let start = SnapshotStart { database: DATABASE, snapshot: SNAPSHOT, shard, shards, ..SnapshotStart::default() };
         let wall_ms = NOW.0 + 77;
-        self.store.begin_snapshot(SnapshotStart { base_lsn: base.0, last_version: 9, wall_ms, ..start }).expect("none runs");
+        self.store
+            .begin_snapshot(SnapshotStart { base_lsn: base.0, last_version: 9, wall_ms, ..start })
+            .expect("none runs");
         let mut file = Vec::new();
         while !matches!(self.store.snapshot_progress(), SnapshotProgress::Finished(_)) {
             self.store.snapshot_slice(torc_engine::limits::SNAPSHOT_SLICE_BYTES);
@@ -176,7 +178,7 @@ fn load(opened: &Opened, shards: usize) -> Result<Vec<(Shard, Vec<PartEnd>)>, St
         let bytes = source.bytes();
         let mut load = Load::new(source);
         let mut loaded = 0;
-        while load.step(&mut shard, NOW)? {
+        while load.step(&mut shard)? {
             loaded += load.take_loaded_bytes();
             while shard.free_redone_slice() {}
         }
