@@ -17,7 +17,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::glob;
-use crate::log::FsyncPolicy;
+use crate::log::{FsyncPolicy, Recovery};
 use crate::store::{LfuSettings, Policy};
 
 pub mod line;
@@ -125,6 +125,8 @@ pub struct Config {
     pub fsync: FsyncPolicy,
     /// Length of a segment of the log.
     pub segment_bytes: u64,
+    /// What a start takes of a log that does not end as it should.
+    pub recovery: Recovery,
     /// Who may use DEBUG.
     pub debug_command: Protection,
     /// FLUSHALL and FLUSHDB answer before the memory is freed if they do not say SYNC.
@@ -480,6 +482,7 @@ impl Default for Config {
             append_only: true,
             fsync: FsyncPolicy::No,
             segment_bytes: 0,
+            recovery: Recovery::Tail,
             debug_command: Protection::No,
             lazyfree_user_flush: false,
             hz: 0,
