@@ -35,6 +35,9 @@ pub const SEGMENT_RETRY: Duration = Duration::from_secs(1);
 /// Copies of torn ends that are kept of one segment.
 pub const TORN_COPIES_MAX: u32 = 100;
 
+/// How often the lock of a data directory is tried, and the pause between two tries.
+pub const LOCK_TRIES: u32 = 4;
+pub const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// How often a directory in use is looked at until two looks find the same damage.
 pub const CHECK_LOOKS_MAX: u32 = 5;
 /// Copies that repairs keep in a directory.

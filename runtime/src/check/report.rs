@@ -131,12 +131,15 @@ impl Report {
     }
 
     /// What is damaged, to be compared with another look.
-    pub fn damage(&self) -> (Option<String>, Vec<(Option<Snapshot>, Vec<Damage>)>) {
-        let shards = self.shards.iter().map(|shard| {
-            let snapshot = shard.snapshot.clone().filter(|snapshot| snapshot.damage.is_some());
-            (snapshot, shard.log.damages.clone())
-        });
-        (self.problem.clone(), shards.collect())
+    pub fn damage(&self) -> Vec<String> {
+        let mut found: Vec<String> = self.problem.iter().cloned().collect();
+        for ShardReport { snapshot, log, .. } in &self.shards {
+            for (id, damage) in snapshot.iter().filter_map(|snapshot| Some((snapshot.id, snapshot.damage.as_ref()?))) {
+                found.push(format!("{id}, offset {}: {}", damage.offset, damage.why));
+            }
+            found.extend(log.damages.iter().map(Damage::to_string));
+        }
+        found
     }
 
     /// For whoever reads it at night: what is so, and last of all what to do.
@@ -210,7 +213,7 @@ impl Report {
                     let snapshot = shard.snapshot.as_ref().and_then(|snapshot| snapshot.damage.as_ref());
                     snapshot.is_some() && shard.fallback.is_none()
                 };
-                if damaged.iter().any(|shard| is_lost(&shard)) {
+                if damaged.iter().any(is_lost) {
                     return format!(
                         "{named}; a snapshot is damaged and no older one is sound: bring the directory back from a copy, or \
                          move it away and begin with nothing"
@@ -319,7 +322,7 @@ impl ShardReport {
                 "torn": log.torn.map(|torn| json!({
                     "file": torn.id.to_string(), "offset": torn.offset, "bytes": torn.bytes,
                 })),
-                "damage": log.damages.iter().map(Damage::to_json).collect::<Vec<_>>(),
+                "damage": log.damages.iter().map(|damage| damage.to_json()).collect::<Vec<_>>(),
             },
         })
     }
@@ -332,7 +335,7 @@ impl Damage {
         self.skipped_to.map(|last| last.0).or(known)
     }
 
-    pub fn to_json(&self) -> Value {
+    pub fn to_json(self) -> Value {
         json!({
             "file": self.id.to_string(),
             "offset": self.offset,
