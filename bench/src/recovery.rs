@@ -229,6 +229,11 @@ impl Cell {
         Ok(())
     }
 
+    /// What the start took beyond that of the empty server.
+    fn load_ms(&self) -> Vec<f64> {
+        self.start_ms.iter().zip(&self.empty_start_ms).map(|(start, empty)| (start - empty).max(0.0)).collect()
+    }
+
     /// Less what the start of the empty server took, as long as that is the smaller part of it.
     fn keys_per_second(&self) -> Vec<f64> {
         let rate = |(&start, &empty): (&f64, &f64)| {
@@ -285,8 +290,17 @@ fn info_field<'a>(info: &'a [u8], name: &str) -> Option<&'a str> {
 fn print(args: &RecoveryArgs, cells: &[Cell]) {
     println!("keys of {} bytes; started again after kill -9, with files in the cache\n", args.key_size);
     println!(
-        "{:<12} {:>10} {:>11} {:>9} {:>13} {:>10} {:>18} {:>12} {:>10}",
-        "server", "keys", "value bytes", "from", "snapshot ms", "disk MiB", "serves after ms", "keys/s", "peak MiB"
+        "{:<12} {:>10} {:>11} {:>9} {:>13} {:>10} {:>18} {:>10} {:>12} {:>10}",
+        "server",
+        "keys",
+        "value bytes",
+        "from",
+        "snapshot ms",
+        "disk MiB",
+        "serves after ms",
+        "load ms",
+        "keys/s",
+        "peak MiB"
     );
     let text = |values: &[f64], digits: usize| match values {
         [] => "-".to_string(),
@@ -295,7 +309,7 @@ fn print(args: &RecoveryArgs, cells: &[Cell]) {
     };
     for cell in cells {
         println!(
-            "{:<12} {:>10} {:>11} {:>9} {:>13} {:>10.1} {:>18} {:>12.0} {:>10.1}",
+            "{:<12} {:>10} {:>11} {:>9} {:>13} {:>10.1} {:>18} {:>10.1} {:>12.0} {:>10.1}",
             cell.server,
             cell.keys,
             cell.value_size.to_string(),
@@ -303,6 +317,7 @@ fn print(args: &RecoveryArgs, cells: &[Cell]) {
             text(&cell.snapshot_ms, 1),
             mib(median(&cell.disk_bytes) as u64),
             text(&cell.start_ms, 1),
+            median(&cell.load_ms()),
             median(&cell.keys_per_second()),
             mib(median(&cell.rss_peak_bytes) as u64)
         );
@@ -323,6 +338,7 @@ fn report(args: &RecoveryArgs, machine: Value, cells: &[Cell]) -> Value {
             "disk_bytes": spread_json(&cell.disk_bytes),
             "empty_start_ms": spread_json(&cell.empty_start_ms),
             "start_ms": spread_json(&cell.start_ms),
+            "load_ms": spread_json(&cell.load_ms()),
             "keys_per_second": spread_json(&cell.keys_per_second()),
             "rss_bytes": spread_json(&cell.rss_bytes),
             "rss_peak_bytes": spread_json(&cell.rss_peak_bytes),
@@ -353,5 +369,6 @@ mod tests {
         let mut cell = Cell::new(&spec, 1_000, &"32".parse().unwrap(), Source::Log);
         (cell.start_ms, cell.empty_start_ms) = (vec![1_100.0, 10.0], vec![100.0, 9.0]);
         assert_eq!(cell.keys_per_second(), [1_000.0, 100_000.0]);
+        assert_eq!(cell.load_ms(), [1_000.0, 1.0]);
     }
 }

@@ -62,8 +62,10 @@ fn a_server_that_keeps_its_promise_passes() {
     let other = redis("--appendonly yes --appendfsync always --aof-use-rdb-preamble no").unwrap();
     let directory = Directory::new("always");
     let server = format!("redis={always}");
+    // This server has no shards; it gets its list of cores as the last digit of a number.
+    let other = format!("{other} --tcp-backlog 51{{cores}}");
     let servers = ["--server", &server, "--server-variant", &other];
-    let arguments = "--rounds 3 --seconds-per-round 0.6 --keys 400 --connections 4 --startup-kills 0.7 --snapshots 1 \
+    let arguments = "--shards-cycle 1 --server-cpus 0 --rounds 3 --seconds-per-round 0.6 --keys 400 --connections 4 --startup-kills 0.7 --snapshots 1 \
          --ordered --seed 5 --json";
     let output = run("kill9", &directory, &servers, arguments);
     let report = report(&output);
@@ -182,6 +184,7 @@ fn wrong_usage_is_told_before_a_server_is_started() {
         "kill9 --startup-kills 2",
         "kill9 --seconds-per-round 0",
         "kill9 --server-variant server",
+        "kill9 --shards-cycle 1,2",
         "recovery --keys 0",
         "recovery --rounds 0",
         "recovery --key-size 5",

@@ -29,15 +29,15 @@ use crate::probe;
 use crate::progress::{Display, Progress};
 use crate::reaper::{self, Chute};
 use crate::saver::{Ledger, Saver, Wires};
-use crate::worker::{
-    Beginning, Bell, Census, Control, Door, GoneOn, Loading, Notice, Parts, Worker, event_descriptor,
-};
+use crate::worker::{Beginning, Bell, Census, Control, Door, GoneOn, Loading, Notice, Parts, Worker, event_descriptor};
 
 /// Why the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// A client asked for it, with a save before, without, or as the settings say.
-    Shutdown { save: Option<bool> },
+    Shutdown {
+        save: Option<bool>,
+    },
     Signal(i32),
 }
 
@@ -346,7 +346,8 @@ impl Crew {
 
     fn begin_save(&mut self) {
         let (config, cores, wake) = (&self.config, &self.cores, wake(&self.saver.wires().bells));
-        let open = || Opened::open_unused(Path::new(&config.dir), cores.len())?.serve(config.segment_bytes, cores, wake);
+        let open =
+            || Opened::open_unused(Path::new(&config.dir), cores.len())?.serve(config.segment_bytes, cores, wake);
         self.saver.begin(open);
     }
 
@@ -398,9 +399,10 @@ impl Crew {
 
     /// Takes a snapshot of what there is when nobody is owed anything any more.
     fn save_last(&mut self, noticed: &Receiver<Notice>, deadline: Instant) -> Result<(), BootError> {
-        let go_on = |crew: &mut Crew| match noticed.recv_timeout(SHUTDOWN_STEP) {
-            Ok(notice) => crew.save_on(notice),
-            Err(_) => {}
+        let go_on = |crew: &mut Crew| {
+            if let Some(notice) = next_notice(noticed, Some(SHUTDOWN_STEP)) {
+                crew.save_on(notice);
+            }
         };
         while self.saver.is_busy() || !self.census.all_drained() && Instant::now() < deadline {
             go_on(self);

@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod boot;
+pub mod check;
 mod crew;
 pub mod disk;
 pub mod limits;

@@ -40,6 +40,18 @@ pub const LOG_FLUSH_STUCK: Duration = Duration::from_secs(10);
 /// Copies of torn ends that are kept of one segment.
 pub const TORN_COPIES_MAX: u32 = 100;
 
+/// How often the lock of a data directory is tried, and the pause between two tries.
+pub const LOCK_TRIES: u32 = 4;
+pub const LOCK_PAUSE: Duration = Duration::from_millis(5);
+/// How often a directory in use is looked at until two looks find the same damage.
+pub const CHECK_LOOKS_MAX: u32 = 5;
+/// Copies that repairs keep in a directory.
+pub const REPAIR_COPIES_MAX: u32 = 1000;
+/// Keys that a repair names of those that are lost.
+pub const REPAIR_KEYS_SHOWN: usize = 20;
+/// Length of the segments that a repair writes; the first ones are shorter.
+pub const REPAIR_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+
 /// Parcels one shard can have under way to another.
 pub const MESH_PARCELS: usize = 256;
 /// Parcels a shard takes from one peer in one turn.

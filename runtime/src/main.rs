@@ -3,13 +3,16 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use torc_runtime::{boot, log, settings};
+use torc_runtime::{boot, check, log, settings};
 
 /// The allocator of the whole process.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(status) = check::run(std::env::args_os()) {
+        return status;
+    }
     let loaded = match settings::load(std::env::args_os()) {
         Ok(loaded) => loaded,
         Err(shown) if shown.exit_status() == 0 => {

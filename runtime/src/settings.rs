@@ -4,6 +4,9 @@
 //! torc [/path/to/torc.conf | -] [--name value ...] ...
 //! ```
 //!
+//! A file called `check` or `repair` has to be named with its folder (`./check`): as first words these are commands of their own
+//! ([`crate::check`]).
+//!
 //! Every parameter is a row of [`Config::rows`]; the file, the flags and `--help` all come from
 //! there. A flag takes the words up to the next one that starts with `--`, so values may start
 //! with a single dash (`--bind 127.0.0.1 -::1`); clap cannot be told so. Therefore the words are
@@ -181,7 +184,9 @@ fn command() -> Command {
     let mut command = Command::new("torc")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A thread-per-core cache that speaks the Redis protocol.")
-        .override_usage("torc [torc.conf | -] [--name value ...] ...")
+        .override_usage(
+            "torc [torc.conf | -] [--name value ...] ...\n       torc check --help\n       torc repair --help",
+        )
         .disable_version_flag(true)
         .args([file, version]);
     for section in SECTIONS {

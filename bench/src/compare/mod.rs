@@ -15,6 +15,7 @@ mod report;
 pub(crate) mod servers;
 
 use crate::client::Greeting;
+use crate::data_dir::DataDir;
 use crate::error::Error;
 use crate::load::{self, Outcome, Stop};
 use crate::process;
@@ -22,7 +23,7 @@ use crate::random::Distribution;
 use crate::run::{LoadArgs, Ports, check_open_files, seconds};
 use crate::sizes::Sizes;
 use crate::system;
-use crate::workload::Workload;
+use crate::workload::{Dialect, Workload};
 use clap::Args;
 use peers::PeerPath;
 use report::{Cell, Memory, Report};
@@ -64,6 +65,14 @@ pub struct CompareArgs {
     /// With a server of several processes, every process gets all keys instead of its share.
     #[arg(long)]
     pub shared_keys: bool,
+    /// Names of servers, separated by commas, that are measured once more with a log: with `--appendonly yes --appendfsync everysec --dir {dir}` behind their commands, as
+    /// NAME-everysec. Beside it is the ratio to the same server without.
+    #[arg(long, value_delimiter = ',')]
+    pub everysec: Vec<String>,
+    /// Where the data directories of commands with {dir} are made; the system's temporary directory unless named, which may
+    /// be in memory.
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
     /// Leave the floors out.
     #[arg(long)]
     pub no_floor: bool,
@@ -71,6 +80,11 @@ pub struct CompareArgs {
     #[arg(long)]
     pub out_prefix: Option<PathBuf>,
 }
+
+/// What makes Torc, Redis and Valkey keep a log.
+const LOG_FLAGS: &str = "--appendonly yes --appendfsync everysec --dir {dir}";
+/// What the name of a server with a log ends with.
+pub(crate) const LOG_SUFFIX: &str = "-everysec";
 
 pub fn run(args: &CompareArgs) -> Result<(), Error> {
     let mut args = args.clone();
@@ -83,6 +97,7 @@ pub fn run(args: &CompareArgs) -> Result<(), Error> {
     if args.servers.is_empty() {
         args.servers = peers::find(&args.peers, &args.server_cpus)?;
     }
+    args.servers = with_logs(args.servers, &args.everysec)?;
     if args.value_sizes.is_empty() {
         args.value_sizes = vec![args.load.value_size.clone()];
     }
@@ -101,6 +116,37 @@ pub fn run(args: &CompareArgs) -> Result<(), Error> {
     }
     println!("{}", report.to_markdown());
     measured
+}
+
+/// Each of the named servers is followed by itself with a log.
+fn with_logs(servers: Vec<ServerSpec>, names: &[String]) -> Result<Vec<ServerSpec>, Error> {
+    let able = |spec: &ServerSpec| spec.dialect == Dialect::Resp && !spec.commands[0].contains("{dir}");
+    if let Some(name) = names.iter().find(|name| !servers.iter().any(|spec| spec.name == **name && able(spec))) {
+        let reason = "is no server here that speaks RESP and has no {dir} of its own";
+        return Err(Error::Usage(format!("--everysec {name}: '{name}' {reason}")));
+    }
+    let mut all = Vec::new();
+    for spec in servers {
+        let logged = names.contains(&spec.name).then(|| ServerSpec {
+            name: format!("{}{LOG_SUFFIX}", spec.name),
+            dialect: spec.dialect,
+            commands: spec.commands.iter().map(|command| format!("{command} {LOG_FLAGS}")).collect(),
+        });
+        all.push(spec);
+        all.extend(logged);
+    }
+    Ok(all)
+}
+
+/// The server over new directories, one for each command that wants one.
+fn with_directories(spec: &ServerSpec, args: &CompareArgs, data: &mut Vec<DataDir>) -> Result<ServerSpec, Error> {
+    let mut spec = spec.clone();
+    for command in spec.commands.iter_mut().filter(|command| command.contains("{dir}")) {
+        let directory = DataDir::create(args.dir.as_deref(), "compare")?;
+        *command = command.replace("{dir}", &directory.path().to_string_lossy());
+        data.push(directory);
+    }
+    Ok(spec)
 }
 
 /// What can be known to be wrong before hours of measuring.
@@ -124,7 +170,9 @@ fn check(args: &CompareArgs) -> Result<(), Error> {
 fn measure(args: &CompareArgs, report: &mut Report) -> Result<(), Error> {
     for value_size in &args.value_sizes {
         let load = LoadArgs { value_size: value_size.clone(), ..args.load.clone() };
-        let servers = start_servers(args, &load, report)?;
+        // Removed when the servers have ended.
+        let mut data = Vec::new();
+        let servers = start_servers(args, &load, report, &mut data)?;
         for dist in &args.dists {
             let load = LoadArgs { dist: dist.clone(), ..load.clone() };
             for command in &args.commands {
@@ -136,10 +184,15 @@ fn measure(args: &CompareArgs, report: &mut Report) -> Result<(), Error> {
 }
 
 /// Starts the servers with all keys in them.
-fn start_servers(args: &CompareArgs, load: &LoadArgs, report: &mut Report) -> Result<Vec<Server>, Error> {
+fn start_servers(
+    args: &CompareArgs,
+    load: &LoadArgs,
+    report: &mut Report,
+    data: &mut Vec<DataDir>,
+) -> Result<Vec<Server>, Error> {
     let mut servers = Vec::new();
     for spec in &args.servers {
-        servers.push(Server::start(spec, &args.server_cpus)?);
+        servers.push(Server::start(&with_directories(spec, args, data)?, &args.server_cpus)?);
     }
     system::pin_thread(&load.cpus).map_err(Error::io("pin to --load-cpus"))?;
     for server in &mut servers {
@@ -233,4 +286,23 @@ fn note(server: &Server, command: &str, pipeline: usize, round: usize, outcome: 
         outcome.load_waiting() * 100.0,
         outcome.misses
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_with_a_log_follow_those_without() {
+        let specs: Vec<ServerSpec> = ["a=one {port}", "b=two {port1};two {port2}", "m+memcache=three {port}"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        let all = with_logs(specs.clone(), &["b".to_string()]).unwrap();
+        let names: Vec<&str> = all.iter().map(|spec| &spec.name[..]).collect();
+        assert_eq!(names, ["a", "b", "b-everysec", "m"]);
+        assert_eq!(all[2].commands[1], "two {port2} --appendonly yes --appendfsync everysec --dir {dir}");
+        for wrong in ["m", "c", ""] {
+            assert!(with_logs(specs.clone(), &[wrong.to_string()]).is_err(), "{wrong}");
+        }
+    }
 }

@@ -16,7 +16,12 @@ struct Peer {
 }
 
 const PEERS: &[Peer] = &[
-    Peer { name: "torc", programs: &["torc"], command: "{program} --appendonly no --port {port} --cores {cpus}", one_core: false },
+    Peer {
+        name: "torc",
+        programs: &["torc"],
+        command: "{program} --appendonly no --port {port} --cores {cpus}",
+        one_core: false,
+    },
     Peer {
         name: "redis",
         programs: &["redis-server"],

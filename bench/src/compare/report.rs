@@ -1,7 +1,7 @@
 //! What a comparison found: per server and workload the medians with their spread, and verdicts.
 
-use super::CompareArgs;
 use super::servers::Server;
+use super::{CompareArgs, LOG_SUFFIX};
 use crate::error::Error;
 use crate::html;
 use crate::load::Outcome;
@@ -47,6 +47,8 @@ pub struct Cell {
     misses: u64,
     /// CPU per operation over that of the cheaper floor of the same round; empty without floors.
     floor_ratio: Vec<f64>,
+    /// Of a server with a log: its operations per second over those of the same without, in the same round.
+    unlogged_ratio: Vec<f64>,
 }
 
 impl Cell {
@@ -90,6 +92,7 @@ impl Cell {
             "cpu_ns_per_op": spread_json(&self.cpu_ns_per_op),
             "floor_ratio": if self.floor_ratio.is_empty() { Value::Null } else { spread_json(&self.floor_ratio) },
             "ops_per_second": spread_json(&self.ops_per_second),
+            "unlogged_ratio": if self.unlogged_ratio.is_empty() { Value::Null } else { spread_json(&self.unlogged_ratio) },
             "load_cpu_ns_per_op": spread_json(&self.load_cpu_ns_per_op),
             "load_busy": spread_json(&self.load_busy),
             "load_waiting": spread_json(&self.load_waiting),
@@ -173,6 +176,7 @@ impl Report {
         for cell in cells.iter_mut().filter(|_| !floors.is_empty()) {
             cell.floor_ratio = floor_ratios(&cell.cpu_ns_per_op, &floors);
         }
+        note_unlogged(&mut cells);
         if let [first, peers @ ..] = &cells[..] {
             self.verdicts.extend(peers.iter().filter(|peer| !peer.is_floor).map(|peer| verdict(first, peer)));
         }
@@ -265,6 +269,7 @@ impl Report {
         let note = "CPU is the server's, in ns per operation. The ratio is to the cheaper floor of the same round.";
         line(note.to_string());
         self.overviews(&mut text);
+        self.logs(&mut text);
         self.memory(&mut text);
         self.details(&mut text);
         text
@@ -322,6 +327,23 @@ impl Report {
 
     fn verdict_on(&self, cell: &Cell) -> Option<&Verdict> {
         self.verdicts.iter().find(|verdict| verdict.work == cell.work && verdict.peer == cell.server)
+    }
+
+    /// What a log costs each server that was measured with one.
+    fn logs(&self, text: &mut String) {
+        let logged: Vec<&Cell> = self.cells.iter().filter(|cell| !cell.unlogged_ratio.is_empty()).collect();
+        if logged.is_empty() {
+            return;
+        }
+        let _ = writeln!(text, "\n## With a log synced each second, over the same server without\n");
+        let _ = writeln!(text, "| server | values, keys, command, P | throughput | p99 with, us |\n|---|---|---|---|");
+        for cell in logged {
+            let Work { command, value_size, distribution, pipeline } = &cell.work;
+            let ratio = spread_text(&cell.unlogged_ratio, 2);
+            let p99 = spread_text(cell.latency("p99"), 0);
+            let work = format!("{value_size} B, {distribution}, {command}, {pipeline}");
+            let _ = writeln!(text, "| {} | {work} | {ratio} | {p99} |", cell.server);
+        }
     }
 
     fn memory(&self, text: &mut String) {
@@ -391,6 +413,15 @@ fn verdict(first: &Cell, peer: &Cell) -> Verdict {
 }
 
 /// Each round's cost over that of the cheapest floor in the same round.
+/// Compares servers with a log to the same without.
+fn note_unlogged(cells: &mut [Cell]) {
+    for at in 0..cells.len() {
+        let base = cells[at].server.strip_suffix(LOG_SUFFIX);
+        let Some(without) = cells.iter().find(|cell| Some(&cell.server[..]) == base) else { continue };
+        cells[at].unlogged_ratio = ratios(&cells[at].ops_per_second, &without.ops_per_second);
+    }
+}
+
 fn floor_ratios(costs: &[f64], floors: &[Vec<f64>]) -> Vec<f64> {
     let cheapest = |round: usize| floors.iter().map(|floor| floor[round]).fold(f64::INFINITY, f64::min);
     costs.iter().enumerate().map(|(round, cost)| cost / cheapest(round)).collect()
@@ -412,6 +443,15 @@ mod tests {
 
     fn cell(server: &str, cpu_ns_per_op: &[f64]) -> Cell {
         Cell { server: server.to_string(), cpu_ns_per_op: cpu_ns_per_op.to_vec(), ..Cell::default() }
+    }
+
+    #[test]
+    fn servers_with_a_log_are_compared_to_themselves() {
+        let mut cells = ["a", "a-everysec", "b-everysec"].map(|name| cell(name, &[]));
+        cells[0].ops_per_second = vec![100.0, 200.0];
+        cells[1].ops_per_second = vec![90.0, 190.0];
+        note_unlogged(&mut cells);
+        assert_eq!(cells.map(|cell| cell.unlogged_ratio), [vec![], vec![0.9, 0.95], vec![]]);
     }
 
     #[test]

@@ -41,6 +41,10 @@ pub struct Kill9Args {
     /// Another command line for the same data, without a name; each start takes the next one, and then the first again.
     #[arg(long = "server-variant")]
     pub variants: Vec<String>,
+    /// Numbers of shards, one for each start in turn: `{cores}` in a command becomes as many of --server-cpus, which are
+    /// taken again from the first where there are fewer.
+    #[arg(long, value_delimiter = ',')]
+    pub shards_cycle: Vec<usize>,
     /// What the server is held to.
     #[arg(long, value_enum, default_value = "always")]
     pub promise: Promise,
@@ -66,7 +70,8 @@ pub struct Kill9Args {
     /// Chance that a start is killed too, at a moment at which the last one may have been loading.
     #[arg(long, default_value_t = 0.25)]
     pub startup_kills: f64,
-    /// Chance that a snapshot (BGSAVE or BGREWRITEAOF) is asked for shortly before the kill.
+    /// Chance that a snapshot (BGSAVE or BGREWRITEAOF) is asked for during a round's load: half of them shortly before the kill,
+    /// half at any moment.
     #[arg(long, default_value_t = 0.4)]
     pub snapshots: f64,
     /// Seconds that a start may take until PING is answered.
@@ -92,13 +97,14 @@ pub struct Kill9Args {
 }
 
 const CONNECTIONS_MAX: usize = 64;
+const SHARDS_MAX: usize = 64;
 const KEYS_MAX: usize = 1_000_000;
 const PIPELINE_MAX: usize = 64;
 /// Starts of one round that are killed.
 const STARTUP_KILLS_MAX: usize = 3;
 /// A start is killed up to so much after it, as long as none was timed.
 const STARTUP_KILL: Duration = Duration::from_millis(30);
-/// The kill comes up to so much after a snapshot was asked for.
+/// Where a kill is meant to come into a snapshot, it comes up to so much after that was asked for.
 const SNAPSHOT_KILL: Duration = Duration::from_millis(200);
 /// Violations that are remembered; all are counted.
 const VIOLATIONS_MAX: usize = 1_000;
@@ -172,6 +178,13 @@ fn check(args: &Kill9Args) -> Result<(), Error> {
     if args.variants.iter().any(|command| !command.contains("{port}") || !command.contains("{dir}")) {
         return usage("a --server-variant is a command with {port} and {dir}");
     }
+    let mut commands = args.server.commands.iter().chain(&args.variants);
+    if args.shards_cycle.is_empty() == commands.any(|command| command.contains("{cores}")) {
+        return usage("--shards-cycle and {cores} in a command go together");
+    }
+    if args.shards_cycle.iter().any(|shards| !(1..=SHARDS_MAX).contains(shards)) || args.server_cpus.is_empty() {
+        return usage("--shards-cycle has numbers from 1 to 64, and --server-cpus at least one");
+    }
     if args.rounds == 0 || !(1..=CONNECTIONS_MAX).contains(&args.connections) {
         return usage("--rounds is at least 1, and --connections from 1 to 64");
     }
@@ -239,8 +252,13 @@ impl<'a> Campaign<'a> {
     /// Starts the next of the command lines.
     fn spawn(&mut self) -> Result<Server, Error> {
         let command = &self.commands[self.starts % self.commands.len()];
+        let cores = match &self.args.shards_cycle[..] {
+            [] => String::new(),
+            cycle => cores(cycle[self.starts % cycle.len()], &self.args.server_cpus),
+        };
         self.starts += 1;
-        Server::start(&self.data.spec(&self.args.server.name, command), &self.args.server_cpus)
+        let command = command.replace("{cores}", &cores);
+        Server::start(&self.data.spec(&self.args.server.name, &command), &self.args.server_cpus)
     }
 
     /// Starts and waits until it serves.
@@ -286,7 +304,8 @@ impl<'a> Campaign<'a> {
             0 => None,
             count => {
                 let command = self.snapshots[self.random.below(count) as usize];
-                let after = SNAPSHOT_KILL.min(time).mul_f64(self.random.unit());
+                let within = if self.random.below(2) == 0 { SNAPSHOT_KILL.min(time) } else { time };
+                let after = within.mul_f64(self.random.unit());
                 (self.random.unit() < self.args.snapshots).then_some((command, after))
             }
         };
@@ -349,6 +368,7 @@ impl<'a> Campaign<'a> {
             "machine": machine,
             "server": self.args.server.name,
             "commands": self.commands,
+            "shards_cycle": self.args.shards_cycle,
             "promise": format!("{:?}", self.args.promise).to_lowercase(),
             "grace_ms": self.args.grace_ms,
             "seed": self.seed,
@@ -375,6 +395,12 @@ fn serve_times(serve_ms: &[f64]) -> (f64, f64) {
     (median(serve_ms), sorted().fold(0.0, f64::max))
 }
 
+/// So many of the cpus, from the first again if there are fewer.
+fn cores(shards: usize, cpus: &[usize]) -> String {
+    let cores: Vec<String> = cpus.iter().cycle().take(shards).map(usize::to_string).collect();
+    cores.join(",")
+}
+
 /// One that is not known is not asked for again; one that cannot be now is no error.
 fn ask_for_snapshot(
     address: &Address,
@@ -394,4 +420,15 @@ fn ask_for_snapshot(
         Err(error) => return Err(error),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_share_the_cpus_there_are() {
+        assert_eq!([1, 2, 3].map(|shards| cores(shards, &[0, 1])), ["0", "0,1", "0,1,0"]);
+        assert_eq!(cores(2, &[3]), "3,3");
+    }
 }

@@ -17,7 +17,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::glob;
-use crate::log::FsyncPolicy;
+use crate::log::{FsyncPolicy, Recovery};
 use crate::store::{LfuSettings, Policy};
 
 pub mod line;
@@ -133,6 +133,8 @@ pub struct Config {
     pub rewrite_percent: u64,
     /// What a snapshot takes of a busy core's time, percent: 1..=50.
     pub snapshot_duty: u64,
+    /// What a start takes of a log that does not end as it should.
+    pub recovery: Recovery,
     /// Who may use DEBUG.
     pub debug_command: Protection,
     /// FLUSHALL and FLUSHDB answer before the memory is freed if they do not say SYNC.
@@ -502,6 +504,7 @@ impl Default for Config {
             rewrite_bytes_min: 0,
             rewrite_percent: 0,
             snapshot_duty: 0,
+            recovery: Recovery::Tail,
             debug_command: Protection::No,
             lazyfree_user_flush: false,
             hz: 0,

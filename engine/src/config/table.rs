@@ -8,7 +8,7 @@ use super::{
     Change, ClientBound, Cores, DATA_DIR, Kind, LogLevel, OutputLimits, Protection, QUERY_BUFFER_BYTES_CEILING, Row,
     SavePoint, Shown, State, Value, Wakeup,
 };
-use crate::log::FsyncPolicy;
+use crate::log::{FsyncPolicy, Recovery};
 use crate::store::Policy;
 
 // Bounds as Redis has them, by the C type that holds the value there.
@@ -232,6 +232,7 @@ pub(super) static ROWS: &[Row] = &[
     row("use-exit-on-panic", Bool, "no", RunTime, WithoutEffect, "Debugging of crashes.").shown(ByName),
     row("user", Words, "", AtStart, OnlyOff { until: "Torc has no users yet" }, "Define a user.").shown(InFilesOnly),
     row("wakeup", Enum(&["auto", "ring", "eventfd"]), "auto", AtStart, Applied(|config, value| config.wakeup = wakeup(value)), "How one core wakes another.").torc(),
+    row("wal-recovery", Enum(&["tail", "strict", "salvage"]), "tail", AtStart, Applied(|config, value| config.recovery = recovery(value)), "What a start takes of a log: tail cuts off what a crash tore and refuses damage; strict takes only what a clean stop sealed, so not after a kill; salvage leaves damage out.").torc(),
     row("watchdog-period", NATURAL, "0", RunTime, WithoutEffect, "Debugging of stalls.").shown(ByName),
     row("zset-max-listpack-entries", LENGTH, "128", RunTime, WithoutEffect, "Longest sorted set in compact form.").alias("zset-max-ziplist-entries"),
     row("zset-max-listpack-value", BYTES, "64", RunTime, WithoutEffect, "Longest member of a sorted set in compact form.").alias("zset-max-ziplist-value"),
@@ -332,6 +333,15 @@ fn fsync(value: &Value) -> FsyncPolicy {
         Value::Word("everysec") => FsyncPolicy::EverySec,
         Value::Word("no") => FsyncPolicy::No,
         other => panic!("not a policy of syncing: {other:?}"),
+    }
+}
+
+fn recovery(value: &Value) -> Recovery {
+    match value {
+        Value::Word("tail") => Recovery::Tail,
+        Value::Word("strict") => Recovery::Strict,
+        Value::Word("salvage") => Recovery::Salvage,
+        other => panic!("not a recovery: {other:?}"),
     }
 }
 

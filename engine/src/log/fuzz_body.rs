@@ -1,10 +1,11 @@
-//! What the fuzz target `log` runs (`engine/fuzz`), kept in the crate so that its tests run it too and it cannot rot.
+//! What the fuzz targets `log` and `manifest` run (`engine/fuzz`), kept in the crate so that its tests run it too and it cannot rot.
 //!
 //! Bytes that nobody wrote are refused by the first checksum, and nothing behind it would be tried. So the input is an
 //! instruction: a sound log is made from some of it, then overwritten here and there, and what was overwritten
 //! may get its checksum back.
 
 use super::format::{BatchHeader, PAGE_BYTES, SEGMENT_HEADER_BYTES};
+use super::manifest::{CURRENT_BYTES_MAX, Current, MANIFEST_BYTES_MAX, Manifest, mend_checksum};
 use super::{Expected, FsyncPolicy, Journal, Layout, LogStart, Lsn, Record, Replay, Segment, Tail};
 use crate::id::Millis;
 use crate::store::KeyspaceId;
@@ -40,6 +41,26 @@ pub fn log(data: &[u8]) {
     }
     replay(&files, 0);
     replay(&files, changes / 2);
+}
+
+/// Target `manifest`: no bytes make the readers of a manifest and of `CURRENT` panic, and what they take is written again as it
+/// was read, byte for byte, so that nothing in a file goes unread.
+pub fn manifest(data: &[u8]) {
+    let mut mended = data.to_vec();
+    mend_checksum(&mut mended);
+    for bytes in [data, &mended] {
+        if let Ok(manifest) = Manifest::decode(bytes) {
+            assert!(bytes.len() <= MANIFEST_BYTES_MAX && !manifest.shards.is_empty());
+            assert_eq!(manifest.encode(), bytes);
+            let current = Current::to(bytes, manifest.number);
+            assert!(current.leads_to(bytes));
+            assert_eq!(Current::decode(current.encode().as_bytes()), Some(current));
+        }
+        if let Some(current) = Current::decode(bytes) {
+            assert!(bytes.len() <= CURRENT_BYTES_MAX);
+            assert_eq!(current.encode().as_bytes(), bytes);
+        }
+    }
 }
 
 /// A log of values cut out of `bytes`.

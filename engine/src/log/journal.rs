@@ -290,6 +290,17 @@ impl Journal {
         }
     }
 
+    /// A record as it was read from a log, which is written again.
+    pub fn record(&mut self, record: &Record<'_>) {
+        if self.is_on {
+            self.append(record.encoding());
+            if let Record::Transaction(transaction) = record {
+                // What is read may be out of order; what is whole stays the highest.
+                self.last_txid = self.last_txid.max(transaction.txid);
+            }
+        }
+    }
+
     /// The last change.
     pub fn last_lsn(&self) -> Lsn {
         self.last_lsn

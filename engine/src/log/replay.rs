@@ -134,6 +134,19 @@ pub enum Why {
     Version(u32),
 }
 
+/// Where reading is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub generation: u64,
+    pub segment: u64,
+    /// In the segment's file: behind the last batch that was read.
+    pub offset: u64,
+    /// The last record that was read, or where the segment says that reading begins.
+    pub last_lsn: Lsn,
+    /// The last batch that was read is a seal.
+    pub is_sealed: bool,
+}
+
 /// A log that is being read.
 #[derive(Debug)]
 pub struct Replay<'a> {
@@ -268,6 +281,14 @@ impl<'a> Replay<'a> {
     /// Bytes read so far, headers and padding included.
     pub fn bytes_read(&self) -> u64 {
         self.end.bytes
+    }
+
+    /// Where reading is; None before the first segment with a header.
+    pub fn position(&self) -> Option<Position> {
+        let (index, _) = self.current?;
+        let Segment { generation, segment, .. } = self.segments[index];
+        let (offset, last_lsn) = (self.offset as u64, Lsn(self.last_lsn));
+        Some(Position { generation, segment, offset, last_lsn, is_sealed: self.end.is_sealed })
     }
 
     /// After damage: goes on at the next whole batch of this segment, or with a later segment. Returns the first and the last

@@ -206,9 +206,7 @@ impl Shard {
 
     /// Whether something is to be done at once.
     pub(super) fn saving_has_work(&self) -> bool {
-        self.saving.goes_on
-            || self.core.look_at_saves
-            || self.stopping && self.waiters.have_saves()
+        self.saving.goes_on || self.core.look_at_saves || self.stopping && self.waiters.have_saves()
     }
 
     /// Whether nobody waits for a save to end.

@@ -75,8 +75,7 @@ impl Shard {
         self.timers.freeing = self.core.store.free_slice();
         // What would be moved is saved first, and there is no room for it.
         let may_move = !self.core.store.is_snapshot_full();
-        self.timers.compacting =
-            may_move && (ticked || self.timers.compacting) && self.core.store.compact_slice(now);
+        self.timers.compacting = may_move && (ticked || self.timers.compacting) && self.core.store.compact_slice(now);
         let tick = if self.timers.quiet { Tick::Quiet } else { Tick::Busy };
         ticked.then_some(tick)
     }

@@ -17,8 +17,8 @@ pub(crate) use load::read_all;
 pub use load::{LoadedEntry, Loader};
 pub use write::{Block, Totals, Writer};
 
-/// What fuzzing does with bytes that somebody made up.
-#[cfg(fuzzing)]
+/// What fuzzing does with bytes that somebody made up; the tests do it too.
+#[cfg(any(test, fuzzing))]
 pub fn fuzz_body(data: &[u8]) {
     load::read_all(data, |entries| assert!(!entries.is_empty())).ok();
     // Checksums keep what is made up away from the rest of the reader; with the right ones it gets there.

@@ -183,6 +183,27 @@ fn nothing_that_a_file_says_makes_its_reader_panic() {
     }
 }
 
+/// The short form of the fuzz campaign; the long form is in `engine/fuzz`, see README.md.
+#[test]
+fn fuzz_short() {
+    let sound = [file_of(&some()), file_of(&long())];
+    let mut random = crate::random::Random(5);
+    let mut below = |end: usize| (random.next() % end.max(1) as u64) as usize;
+    for round in 0..300 {
+        let mut file = sound[round % 2].clone();
+        for _ in 0..1 + below(6) {
+            // Mostly where a block says what it is.
+            let reach = if below(4) == 0 { PAGE_BYTES } else { 64 };
+            let at = below(file.len()) / PAGE_BYTES * PAGE_BYTES + below(reach);
+            file[at] = below(256) as u8;
+        }
+        if below(4) == 0 {
+            file.truncate(below(file.len()));
+        }
+        fuzz_body(&file);
+    }
+}
+
 fn content_of_anything(file: &[u8]) {
     let mut bytes = 0;
     let read = read_all(file, |entries| {

@@ -30,7 +30,7 @@ use crate::limits::{SEGMENT_FILL_CHUNK, TORN_COPIES_MAX};
 pub enum Access {
     /// To serve it: made if there is none, and locked.
     Serve,
-    /// To look at it: nothing is changed.
+    /// To look at it: nothing is changed, and nobody is kept out, so what is seen may change meanwhile ([`user_of`]).
     Inspect,
 }
 
@@ -96,7 +96,7 @@ pub struct Directory<D: Disk> {
 }
 
 /// The error of a step on a path.
-fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
+pub(crate) fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
     let path = path.to_owned();
     move |source| DiskError::Io { step, path, source }
 }
@@ -153,6 +153,11 @@ impl<D: Disk> Directory<D> {
         let Some(manifest) = &self.current else { return Vec::new() };
         let counts = |id: &SegmentId| id.shard == shard && id.generation <= manifest.generation && needs(manifest, *id);
         self.segments.iter().filter(|(id, _)| counts(id)).map(|(id, bytes)| (*id, *bytes)).collect()
+    }
+
+    /// All segments of a shard that are there, needed or not, in order.
+    pub fn segments_of(&self, shard: u16) -> impl Iterator<Item = SegmentId> {
+        self.segments.keys().copied().filter(move |id| id.shard == shard)
     }
 
     /// Bytes of all files that the manifest needs.
@@ -700,27 +705,44 @@ fn create<D: Disk>(disk: &D, path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// Locks the directory. To look at it, only if there is a lock; a process that serves it would change what is looked at.
-fn lock<D: Disk>(disk: &D, path: &Path, access: Access) -> Result<Option<D::File>, DiskError> {
+/// Who uses a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The process, if that could be read.
+    pub process: Option<u32>,
+}
+
+/// Who serves, or repairs, the directory at this moment. Asking takes the lock for that moment if nobody has it.
+pub fn user_of<D: Disk>(disk: &D, path: &Path) -> Result<Option<User>, DiskError> {
     let name = path.join(LOCK);
-    let file = match access {
-        Access::Serve => disk.open(&name, Open::Keep).map_err(failed("create", &name))?,
-        Access::Inspect => match disk.open(&name, Open::Read) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.map_err(failed("open", &name))?,
-        },
+    let file = match disk.open(&name, Open::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed("open", &name))?,
     };
+    let is_free = file.lock().map_err(failed("lock", &name))?;
+    Ok((!is_free).then(|| User { process: holder(&file) }))
+}
+
+/// The process that the lock's file names.
+fn holder(file: &impl DiskFile) -> Option<u32> {
+    let mut text = [0; 16];
+    let read = file.read_full_at(&mut text, 0).unwrap_or(0);
+    std::str::from_utf8(&text[..read]).ok().and_then(|text| text.trim().parse().ok())
+}
+
+/// Locks the directory for whoever serves it.
+fn lock<D: Disk>(disk: &D, path: &Path, access: Access) -> Result<Option<D::File>, DiskError> {
+    if access == Access::Inspect {
+        return Ok(None);
+    }
+    let name = path.join(LOCK);
+    let file = disk.open(&name, Open::Keep).map_err(failed("create", &name))?;
     if !file.lock().map_err(failed("lock", &name))? {
-        let mut text = [0; 16];
-        let read = file.read_full_at(&mut text, 0).unwrap_or(0);
-        let holder = std::str::from_utf8(&text[..read]).ok().and_then(|text| text.trim().parse().ok());
-        return Err(DiskError::InUse { path: path.to_owned(), holder });
+        return Err(DiskError::InUse { path: path.to_owned(), holder: holder(&file) });
     }
-    if access == Access::Serve {
-        // As long for each process, so that nothing of the one before stays.
-        let text = format!("{:<15}\n", std::process::id());
-        file.write_all_at(text.as_bytes(), 0).map_err(failed("write", &name))?;
-    }
+    // As long for each process, so that nothing of the one before stays.
+    let text = format!("{:<15}\n", std::process::id());
+    file.write_all_at(text.as_bytes(), 0).map_err(failed("write", &name))?;
     Ok(Some(file))
 }
 

@@ -8,10 +8,12 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use memmap2::Mmap;
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
 
+use crate::limits::{LOCK_PAUSE, LOCK_TRIES};
 use crate::ring::map_file;
 
 /// How a file is opened.
@@ -209,10 +211,15 @@ impl DiskFile for Arc<File> {
     }
 
     fn lock(&self) -> io::Result<bool> {
-        match flock(&**self, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-            Err(error) => Err(error.into()),
+        for tried in 1.. {
+            match flock(&**self, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(true),
+                // Whoever only asks who has it (`torc check`) has it for a moment.
+                Err(rustix::io::Errno::WOULDBLOCK) if tried < LOCK_TRIES => thread::sleep(LOCK_PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
         }
+        unreachable!("the last try returns")
     }
 }

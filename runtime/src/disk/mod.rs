@@ -27,10 +27,10 @@ pub mod log;
 pub mod names;
 pub mod pool;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 pub mod start;
 
-pub use directory::{Access, Directory, PoolSize, Segment};
+pub use directory::{Access, Directory, PoolSize, Segment, User, user_of};
 pub use error::DiskError;
 pub use files::{Disk, DiskFile, Host};
 pub use names::{SegmentId, SnapshotId};

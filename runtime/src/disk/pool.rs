@@ -699,8 +699,7 @@ mod tests {
     /// Two shards whose logs begin.
     fn opening() -> World {
         let mut world = world(2);
-        let shard =
-            ShardManifest { snapshot: None, base_lsn: Lsn(0), first_generation: 1, first_segment: 1 };
+        let shard = ShardManifest { snapshot: None, base_lsn: Lsn(0), first_generation: 1, first_segment: 1 };
         let (number, generation, last_txid, wall_ms) = (0, 1, 0, 1);
         let manifest = Manifest { number, database: [7; 16], generation, last_txid, wall_ms, shards: vec![shard; 2] };
         world.pool.handle(Order::Open(Opening { manifest, ends: Vec::new() }));

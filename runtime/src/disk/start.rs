@@ -35,8 +35,10 @@ pub enum StartError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error(
-        "the log of shard {shard} in {directory} is damaged: {damage}. Nothing was changed; bring the file back from a copy, \
-         or move the directory away to begin with nothing"
+        "the log of shard {shard} in {directory} is damaged: {damage}. Nothing was changed; `torc check {directory}` shows all \
+         that is damaged. Bring the files back from a copy, or give up what is lost: `torc repair {directory} --skip-batch` leaves \
+         out what cannot be read, `torc repair {directory} --truncate` that and all that came after it on the shard; both keep \
+         copies and say what is lost (--dry-run: and change nothing). Or move the directory away to begin with nothing"
     )]
     Damaged { shard: u16, directory: PathBuf, damage: Damage },
     #[error(

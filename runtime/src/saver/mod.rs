@@ -69,8 +69,15 @@ enum State {
     Idle,
     Making,
     /// `fresh`: a generation that no log has.
-    Writing { id: u64, fresh: u64, parts: Vec<Option<Result<SnapshotPart, SnapshotFailure>>> },
-    Switching { bytes: u64, entries: u64 },
+    Writing {
+        id: u64,
+        fresh: u64,
+        parts: Vec<Option<Result<SnapshotPart, SnapshotFailure>>>,
+    },
+    Switching {
+        bytes: u64,
+        entries: u64,
+    },
 }
 
 /// What the main thread knows of saves.
@@ -192,7 +199,9 @@ impl Saver {
             }
             SaveStep::Switched(Ok(stays)) => {
                 if let Some(error) = stays {
-                    warn!("what the snapshot made superfluous could not be removed, and is tried again after the next: {error}");
+                    warn!(
+                        "what the snapshot made superfluous could not be removed, and is tried again after the next: {error}"
+                    );
                 }
                 let State::Switching { bytes, entries } = self.state else { unreachable!("it was switching") };
                 let took = self.began.elapsed().as_secs_f64();
@@ -218,7 +227,8 @@ impl Saver {
                 shards: shards as u16,
                 sizes: folder.sizes,
             });
-            self.wires.tell(shard, Control::Snapshot(Box::new(SnapshotOrder { id, database: folder.database, file, log })));
+            self.wires
+                .tell(shard, Control::Snapshot(Box::new(SnapshotOrder { id, database: folder.database, file, log })));
         }
         self.state = State::Writing { id, fresh: generation, parts: (0..shards).map(|_| None).collect() };
     }
@@ -275,12 +285,7 @@ impl Saver {
         let of = |part: &SnapshotPart| {
             // Segments are counted from 1: there is no log behind it.
             let (first_generation, first_segment) = part.base.segment.unwrap_or((generation, 0));
-            ShardManifest {
-                snapshot: Some(id),
-                base_lsn: part.base.base_lsn,
-                first_generation,
-                first_segment,
-            }
+            ShardManifest { snapshot: Some(id), base_lsn: part.base.base_lsn, first_generation, first_segment }
         };
         let manifest = Manifest {
             number: 0,
@@ -291,7 +296,8 @@ impl Saver {
             shards: parts.iter().map(of).collect(),
         };
         let sum = |of: fn(&SnapshotPart) -> u64| parts.iter().map(of).sum();
-        self.state = State::Switching { bytes: sum(|part| part.totals.bytes), entries: sum(|part| part.totals.entries) };
+        self.state =
+            State::Switching { bytes: sum(|part| part.totals.bytes), entries: sum(|part| part.totals.entries) };
         let (notices, pool) = (self.wires.notices.clone(), folder.pool);
         caller.call(move |directory| {
             let switched = directory.switch(manifest).map(|_| directory.recycle(pool, true).err());

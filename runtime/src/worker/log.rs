@@ -53,7 +53,9 @@ impl Worker {
             Writes::Refused => {
                 let Some(failure) = driver.failure() else { return };
                 self.log_awaits_save = true;
-                error!("{failure}; writes are refused until a snapshot is taken and a log begun behind it, reads go on");
+                error!(
+                    "{failure}; writes are refused until a snapshot is taken and a log begun behind it, reads go on"
+                );
                 // The main thread outlives the workers.
                 let _ = self.parts.notices.send(Notice::LogFailed(self.parts.id.0));
             }

@@ -40,14 +40,14 @@ use crate::machine::HostMachine;
 use crate::mesh::{Parcel, Port};
 use crate::prefault::Filler;
 use crate::reaper::Chute;
-use crate::saver::SaveStep;
 use crate::ring::{BufferId, Completion, Errno, Key, Received, Ring, collect_free};
+use crate::saver::SaveStep;
 use accept::Listener;
 use connection::{Connections, Receive, key, send};
 use snapshot::Saving;
 
 pub use accept::Door;
-pub use load::{Beginning, Loaded, Loading, GoneOn};
+pub use load::{Beginning, GoneOn, Loaded, Loading};
 pub use peers::{Bell, Census, event_descriptor};
 pub use snapshot::{LogOrder, SnapshotEnd, SnapshotFailure, SnapshotOrder, SnapshotPart};
 

@@ -109,7 +109,9 @@ impl Worker {
                     self.spare_lane = log.lane.or(self.spare_lane.take());
                 }
             }
-            Control::Begin(_) | Control::Stop { .. } | Control::End => unreachable!("these have nothing to do with saves"),
+            Control::Begin(_) | Control::Stop { .. } | Control::End => {
+                unreachable!("these have nothing to do with saves")
+            }
         }
     }
 

@@ -15,9 +15,9 @@
 #![allow(dead_code)]
 
 pub mod client;
+pub mod data;
 pub mod info;
 pub mod random;
-pub mod data;
 pub mod server;
 pub mod want;
 

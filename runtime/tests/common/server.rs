@@ -231,7 +231,8 @@ impl Process {
         }
         // Those who want to find their keys again say so.
         let names_log = |text: &str| text.contains("appendonly");
-        let file_names_log = file.is_some_and(|file| std::fs::read_to_string(&file.path).is_ok_and(|text| names_log(&text)));
+        let file_names_log =
+            file.is_some_and(|file| std::fs::read_to_string(&file.path).is_ok_and(|text| names_log(&text)));
         if !file_names_log && !arguments.iter().any(|argument| names_log(argument)) {
             command.args(["--appendonly", "no"]);
         }

@@ -1,7 +1,7 @@
 //! Every truncation and every flipped bit of small logs.
 
 use super::*;
-use crate::log::Why;
+use crate::log::{Recovery, Refused, Step, Why};
 use crate::random::Random;
 use FsyncPolicy::Always;
 
@@ -242,6 +242,55 @@ fn salvage(world: &World, contents: &[(u64, u64, Vec<u8>)]) -> (Vec<Lsn>, Vec<(L
             Err(_) => skipped.extend(replay.skip_damage()),
         }
     }
+}
+
+/// What a start with this setting makes of a log: the last record, how often something was left out, and whether it is taken.
+fn recovered(
+    recovery: Recovery,
+    world: &World,
+    contents: &[(u64, u64, Vec<u8>)],
+) -> Result<(Lsn, usize, Result<(), Refused>), Damage> {
+    let segments: Vec<Segment<'_>> = contents
+        .iter()
+        .map(|(generation, segment, bytes)| Segment { generation: *generation, segment: *segment, bytes })
+        .collect();
+    let mut replay = Replay::new(world.expected(), &segments);
+    let mut left_out = 0;
+    loop {
+        match recovery.step(&mut replay, |_| {})? {
+            Step::Read => {}
+            Step::LeftOut(..) => left_out += 1,
+            Step::Done => return Ok((replay.end().last_lsn, left_out, recovery.accept(&replay.end()))),
+        }
+    }
+}
+
+#[test]
+fn what_is_taken_depends_on_the_setting() {
+    use Recovery::{Salvage, Strict, Tail};
+    let (sealed, killed) = (small_log(true), small_log(false));
+    for (recovery, unsealed) in [(Tail, Ok(())), (Strict, Err(Refused::NotSealed)), (Salvage, Ok(()))] {
+        let all = sealed.journal.last_lsn();
+        assert_eq!(recovered(recovery, &sealed, &sealed.contents()), Ok((all, 0, Ok(()))), "{recovery:?}");
+        let last = killed.journal.last_lsn();
+        assert_eq!(recovered(recovery, &killed, &killed.contents()), Ok((last, 0, unsealed)), "{recovery:?}");
+        // Of the last batch something is lost.
+        let mut torn = killed.contents();
+        let (place, offset, ..) = *batches(&torn, 2).last().unwrap();
+        torn[place].2[offset + 90] ^= 1;
+        let (_, left_out, taken) = recovered(recovery, &killed, &torn).unwrap();
+        assert_eq!((left_out, matches!(taken, Err(Refused::Torn(_)))), (0, recovery == Strict), "{recovery:?}");
+        // And of the first something that was durable.
+        let mut damaged = sealed.contents();
+        damaged[0].2[4096 + 90] ^= 1;
+        let found = recovered(recovery, &sealed, &damaged);
+        match recovery {
+            Salvage => assert_eq!(found, Ok((all, 1, Ok(())))),
+            Tail | Strict => assert!(found.is_err()),
+        }
+    }
+    // A new directory has nothing to be sealed.
+    assert_eq!(recovered(Strict, &sealed, &[]), Ok((Lsn(0), 0, Ok(()))));
 }
 
 #[test]

@@ -422,12 +422,16 @@ fn directory_is_locked_and_may_be_looked_at_when_it_is_not() {
     let _held = open(&locked).unwrap();
     let text = open(&locked).map(drop).unwrap_err().to_string();
     assert!(text.contains(&format!("/data is in use by the process {};", std::process::id())), "{text}");
-    assert!(Directory::open(locked.clone(), Path::new(PATH), Access::Inspect).is_err());
+    // Looking at it is nobody's hindrance, and sees who has it.
+    let beside = Directory::open(locked.clone(), Path::new(PATH), Access::Inspect).unwrap();
+    let user = user_of(&locked, Path::new(PATH)).unwrap();
+    assert_eq!((beside.manifest().unwrap().number, user), (3, Some(User { process: Some(std::process::id()) })));
 
     let looked = sim.killed();
     let before = looked.paths();
     let directory = Directory::open(looked.clone(), Path::new(PATH), Access::Inspect).unwrap();
     assert_eq!((directory.manifest().unwrap().number, looked.paths()), (3, before));
+    assert_eq!(user_of(&looked, Path::new(PATH)).unwrap(), None);
     let nowhere = Directory::open(Sim::new(1), Path::new(PATH), Access::Inspect);
     assert!(matches!(nowhere, Err(DiskError::Io { .. })));
 }

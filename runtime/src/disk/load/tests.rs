@@ -213,7 +213,7 @@ fn any_number_of_shards_loads_what_any_number_has_left() {
             let data = Data::written_by(old);
             let before = data.current();
             let opened = data.open(new);
-            assert_eq!(opened.written_by(), old.into());
+            assert_eq!(opened.written_by(), usize::from(old));
             let mut loaded = load(&opened, new).expect("it is sound");
             // What one log lost the others know.
             let layout = layout_of(&loaded);
@@ -224,7 +224,7 @@ fn any_number_of_shards_loads_what_any_number_has_left() {
                 assert_eq!(ends.len(), if old as usize == new { 1 } else { old.into() });
             }
             let keys: Vec<u64> = loaded.iter().map(|(shard, _)| shard.keys()).collect();
-            assert_eq!(keys.iter().sum::<u64>(), KEYS.into(), "{old} to {new}: what was flushed is gone on all");
+            assert_eq!(keys.iter().sum::<u64>(), u64::from(KEYS), "{old} to {new}: what was flushed is gone on all");
             assert!(keys.iter().all(|&keys| keys > 100), "{keys:?}");
             let ends: Vec<PartEnd> = loaded.iter().flat_map(|(_, ends)| ends.clone()).collect();
             let wall_ms = ends.iter().map(|end| end.end.wall_ms).max();

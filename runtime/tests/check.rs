@@ -1,0 +1,226 @@
+//! `torc check` and `torc repair` as they are typed, on what real servers left: what they say and end with, and that a server
+//! starts on what was repaired with what was promised. How damage is judged is tested beside `runtime/src/check/`.
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::server::{Server, free_port, run_refused};
+use common::skip_on_redis;
+use redis::{Commands, Connection};
+use rustix::process::Signal;
+
+/// A directory that goes away with the test.
+struct Data(PathBuf);
+
+impl Data {
+    fn new() -> Data {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("torc-check-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Data(std::env::temp_dir().join(name))
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("text")
+    }
+
+    fn start(&self, shards: usize) -> Server {
+        Server::start_sharded(shards, &["--appendonly", "yes", "--appendfsync", "always", "--dir", self.path()])
+    }
+
+    fn segment(&self, shard: usize) -> PathBuf {
+        self.0.join(format!("wal-1-{shard}-000001.log"))
+    }
+
+    fn change(&self, shard: usize, change: impl FnOnce(&mut Vec<u8>)) {
+        let path = self.segment(shard);
+        let mut bytes = fs::read(&path).expect("the log");
+        change(&mut bytes);
+        fs::write(&path, bytes).expect("write");
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn connect(server: &Server) -> Connection {
+    let url = format!("redis://127.0.0.1:{}/", server.port());
+    redis::Client::open(url).expect("a good URL").get_connection().expect("the server listens")
+}
+
+/// The status and what was printed on standard output and standard error.
+fn torc(arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_torc")).args(arguments).output().expect("it can be started");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (output.status.code().expect("it ends by itself"), text(output.stdout), text(output.stderr))
+}
+
+fn json(arguments: &[&str]) -> (i32, serde_json::Value) {
+    let (status, out, error) = torc(arguments);
+    (status, serde_json::from_str(&out).unwrap_or_else(|wrong| panic!("{wrong}: {out} {error}")))
+}
+
+/// One shard with 50 keys, each in a batch and a page of its own from the second page on.
+fn filled() -> (Data, Server) {
+    let data = Data::new();
+    let server = data.start(1);
+    let mut connection = connect(&server);
+    for key in 0..50 {
+        let _: () = connection.set(format!("key:{key}"), "v").expect("SET");
+    }
+    (data, server)
+}
+
+fn kill(server: Server) {
+    server.signal(Signal::KILL);
+    server.wait_for_exit();
+}
+
+fn stop(server: Server) {
+    server.signal(Signal::TERM);
+    let (status, output) = server.wait_for_exit();
+    assert!(status.success(), "{output}");
+}
+
+#[test]
+fn what_is_sound_is_called_so_while_it_is_served_and_after() {
+    if skip_on_redis("it has no such command") {
+        return;
+    }
+    let (data, server) = filled();
+    let (status, out, _) = torc(&["check", data.path()]);
+    assert!(status == 0 && out.contains("in use by the process") && out.contains("sound: "), "{status} {out}");
+    let (status, _, error) = torc(&["repair", data.path(), "--truncate"]);
+    assert!(status == 75 && error.contains("is in use by the process"), "{status} {error}");
+    // It was nobody's hindrance.
+    let _: () = connect(&server).set("more", "v").expect("SET");
+    kill(server);
+    let (status, found) = json(&["check", data.path(), "--json"]);
+    assert_eq!((status, found["verdict"].as_str(), found["in_use"].as_bool()), (0, Some("sound"), Some(false)));
+    let log = &found["shards"][0]["log"];
+    assert_eq!((log["records"].as_u64(), log["sealed"].as_bool()), (Some(51), Some(false)), "{found}");
+    stop(data.start(1));
+    let (status, found) = json(&["check", data.path(), "--json"]);
+    assert_eq!((status, found["shards"][0]["log"]["sealed"].as_bool()), (0, Some(true)));
+    let (status, out, _) = torc(&["repair", data.path(), "--skip-batch"]);
+    assert!(status == 0 && out.contains("nothing is wrong"), "{out}");
+}
+
+#[test]
+fn torn_end_is_one_and_a_start_mends_it() {
+    if skip_on_redis("it has no such command") {
+        return;
+    }
+    let (data, server) = filled();
+    kill(server);
+    data.change(0, |bytes| {
+        let end = bytes.iter().rposition(|&byte| byte != 0).expect("a log") + 1;
+        bytes[end - 2..end].fill(0);
+    });
+    let (status, out, _) = torc(&["check", data.path()]);
+    assert!(status == 1 && out.contains("TORN: wal-1-0-000001.log, offset 204800, 4096 bytes"), "{status} {out}");
+    let (status, out, _) = torc(&["repair", data.path(), "--truncate", "--dry-run"]);
+    assert!(status == 0 && out.contains("nothing was changed"), "{out}");
+    stop(data.start(1));
+    assert_eq!(torc(&["check", data.path()]).0, 0);
+}
+
+#[test]
+fn damage_is_refused_repaired_and_started() {
+    if skip_on_redis("it has no such command") {
+        return;
+    }
+    for (method, kept, lost) in [("--truncate", 19, "20 to 50"), ("--skip-batch", 49, "20 to 20")] {
+        let (data, server) = filled();
+        stop(server);
+        // The header has the first page, and the first record the second.
+        data.change(0, |bytes| bytes[4096 * 20 + 100] ^= 1);
+        let flags = ["--cores", "0", "--appendonly", "yes", "--dir", data.path()];
+        let (status, output) = run_refused(None, free_port(), &flags);
+        assert!(!status.success());
+        for named in [format!("torc check {}", data.path()), format!("torc repair {} --skip-batch", data.path())] {
+            assert!(output.contains(&named), "{named} is not in: {output}");
+        }
+        let (status, found) = json(&["check", data.path(), "--json"]);
+        let damage = &found["shards"][0]["log"]["damage"][0];
+        assert_eq!((status, damage["offset"].as_u64(), damage["first_lsn"].as_u64()), (2, Some(81920), Some(20)));
+
+        let (status, out, error) = torc(&["repair", data.path(), method]);
+        assert_eq!(status, 0, "{out} {error}");
+        assert!(out.contains(&format!("LOST: records {lost}")), "{out}");
+        assert!(data.0.join("repair-1/wal-1-0-000001.log").exists() && !data.segment(0).exists());
+        assert_eq!(torc(&["check", data.path()]).0, 0);
+        for round in 0..2 {
+            let server = data.start(1);
+            let mut connection = connect(&server);
+            let keys: usize = redis::cmd("DBSIZE").query(&mut connection).expect("DBSIZE");
+            let is_there: (bool, bool, bool) = (
+                connection.exists("key:18").expect("EXISTS"),
+                connection.exists("key:19").expect("EXISTS"),
+                connection.exists("key:49").expect("EXISTS"),
+            );
+            assert_eq!(is_there, (true, false, method == "--skip-batch"));
+            assert_eq!(keys, kept + round, "{method}");
+            let _: () = connection.set(format!("new:{round}"), "v").expect("SET");
+            kill(server);
+        }
+    }
+}
+
+#[test]
+fn only_the_damaged_shard_is_touched() {
+    if skip_on_redis("it has no such command") {
+        return;
+    }
+    let data = Data::new();
+    let server = data.start(2);
+    let mut connection = connect(&server);
+    for key in 0..100 {
+        let _: () = connection.set(format!("key:{key}"), "v".repeat(100)).expect("SET");
+    }
+    stop(server);
+    let other = fs::read(data.segment(0)).expect("the log");
+    data.change(1, |bytes| bytes[4096 * 2 + 100] ^= 1);
+    let (status, found) = json(&["repair", data.path(), "--skip-batch", "--json"]);
+    assert_eq!(
+        (status, found["changed"].as_bool(), found["shards"].as_array().map(Vec::len)),
+        (0, Some(true), Some(1))
+    );
+    assert_eq!(fs::read(data.segment(0)).expect("the log"), other);
+    let server = data.start(2);
+    let keys: usize = redis::cmd("DBSIZE").query(&mut connect(&server)).expect("DBSIZE");
+    assert_eq!(keys, 99);
+}
+
+#[test]
+fn statuses_tell_mistakes_from_corruption() {
+    if skip_on_redis("it has no such command") {
+        return;
+    }
+    for wrong in
+        [&["check"][..], &["check", "a", "b"], &["repair", "a"], &["repair", "a", "--truncate", "--skip-batch"]]
+    {
+        let (status, _, error) = torc(wrong);
+        assert!(status == 64 && error.contains("Usage: torc"), "{wrong:?}: {status} {error}");
+    }
+    let (status, out, _) = torc(&["check", "--help"]);
+    assert!(status == 0 && out.contains("Exit status: 0 sound"), "{out}");
+    let (status, _, error) = torc(&["check", "/nonexistent/torc"]);
+    assert!(status == 74 && error.contains("/nonexistent/torc"), "{status} {error}");
+    assert_eq!(torc(&["repair", "/nonexistent/torc", "--truncate"]).0, 74);
+
+    let (data, server) = filled();
+    stop(server);
+    fs::remove_file(data.0.join("CURRENT")).expect("it was there");
+    let (status, out, _) = torc(&["check", data.path()]);
+    assert!(status == 2 && out.contains("corrupt: ") && out.contains("one with the line 'MANIFEST-"), "{status} {out}");
+    let (status, found) = json(&["repair", data.path(), "--truncate", "--json"]);
+    assert!(status == 2 && found["error"].as_str().is_some_and(|text| text.contains("no file CURRENT")), "{found}");
+    assert!(!data.0.join("repair-1").exists());
+}
