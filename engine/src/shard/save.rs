@@ -247,6 +247,11 @@ impl Shard {
         }
     }
 
+    /// Whether requests of other shards are to be looked at before they are executed ([`Saving::holds`]).
+    pub(super) fn holds_requests(&self) -> bool {
+        self.core.store.is_snapshot_full() || self.saving.holds_any()
+    }
+
     /// Gives back what was put aside of other shards' requests, to be read before what has come since; nothing while
     /// writers still wait.
     pub(super) fn take_held_requests(&mut self) -> Vec<(ShardId, Frame)> {

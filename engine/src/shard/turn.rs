@@ -154,6 +154,7 @@ impl Shard {
         if self.saving.holds_any() {
             incoming.splice(..0, self.take_held_requests());
         }
+        let (mut writers_wait, mut batch_commands) = (self.holds_requests(), self.batch_commands());
         for (from, frame) in incoming.drain(..) {
             let index = batch.frames.len() as u32;
             batch.frames.push((from, frame));
@@ -164,7 +165,6 @@ impl Shard {
                 let Some(record) = frame.next(&mut cursor, &mut batch.spans, &mut batch.shared) else { break };
                 match record {
                     Record::Request(head) => {
-                        let writers_wait = self.core.store.is_snapshot_full() || self.saving.holds_any();
                         if writers_wait && self.saving.holds(from, &head) {
                             let args = Args::new(&frame.body.bytes, &batch.spans[first_span..], &batch.shared);
                             self.saving.hold(from, head, args);
@@ -181,8 +181,10 @@ impl Shard {
                             hash: head.hash,
                             origin: Origin::Away { from, target: head.target, cost: head.cost },
                         });
-                        if batch.operations.len() >= self.batch_commands() {
+                        if batch.operations.len() >= batch_commands {
                             self.execute(context, batch);
+                            writers_wait = self.holds_requests();
+                            batch_commands = self.batch_commands();
                         }
                     }
                     Record::Reply { target, cost, start, end, shared_start, shared_end } => {
@@ -324,28 +326,27 @@ impl Shard {
         bytes: &[u8],
         position: &mut usize,
     ) -> Pause {
-        let batch_commands = self.batch_commands();
+        let (input, mut batch_commands) = (bytes, self.batch_commands());
         let writers_wait = self.core.store.is_snapshot_full();
         let Some(session) = self.sessions.get_mut(id) else { return Pause::Ended };
         session.waits_to_write &= writers_wait;
-        let waits = self.waiters.len() >= limits::WAITERS_MAX || self.paused;
+        self.saving.note_writer(session.waits_to_write);
+        let waits = self.waiters.len() >= limits::WAITERS_MAX || self.paused || session.waits_to_write;
         if session.closing || self.stopping || waits {
             return if session.closing || self.stopping { Pause::Ended } else { Pause::Stall };
         }
         let limits = super::request_limits(&self.core.config, session.client.authenticated);
         let required = gate::required_flags(&session.client, self.loading);
         loop {
-            if !session.may_read() || !self.links.have_credit() || session.waits_to_write {
-                self.saving.note_writer(session.waits_to_write);
+            if !session.may_read() || !self.links.have_credit() {
                 return Pause::Stall;
             }
             if batch.operations.len() >= batch_commands {
                 return Pause::BatchFull;
             }
-            let (first_span, first_shared, first_byte) = (batch.spans.len(), batch.shared.len(), *position);
+            let (first_span, first_byte) = (batch.spans.len(), *position);
             let carried;
             let step = session.parser.parse(bytes, position, &mut batch.spans, &mut batch.shared, &limits);
-            let is_in_place = matches!(step, Ok(Step::InPlace));
             let (source, bytes) = match step {
                 Ok(Step::InPlace) => (source, bytes),
                 Ok(Step::Carried(buffer)) => {
@@ -379,12 +380,12 @@ impl Shard {
                     self.saving.note_writer(true);
                 }
                 // As if it had not been read. One that came in parts cannot be given back: it is the last.
-                if is_here && is_in_place {
+                if is_here && std::ptr::eq(bytes, input) {
                     batch.spans.truncate(first_span);
-                    batch.shared.truncate(first_shared);
                     *position = first_byte;
                     return Pause::Stall;
                 }
+                batch_commands = if is_here { 0 } else { batch_commands };
             }
             if single_key == 0 {
                 return Pause::Other { command, source, first_span };
