@@ -326,7 +326,7 @@ impl Shard {
         bytes: &[u8],
         position: &mut usize,
     ) -> Pause {
-        let (input, mut batch_commands) = (bytes, self.batch_commands());
+        let batch_commands = self.batch_commands();
         let writers_wait = self.core.store.is_snapshot_full();
         let Some(session) = self.sessions.get_mut(id) else { return Pause::Ended };
         session.waits_to_write &= writers_wait;
@@ -346,11 +346,13 @@ impl Shard {
             }
             let (first_span, first_byte) = (batch.spans.len(), *position);
             let carried;
+            let mut is_in_place = true;
             let step = session.parser.parse(bytes, position, &mut batch.spans, &mut batch.shared, &limits);
             let (source, bytes) = match step {
                 Ok(Step::InPlace) => (source, bytes),
                 Ok(Step::Carried(buffer)) => {
                     carried = Bytes::from(buffer);
+                    is_in_place = false;
                     batch.owned.push(carried.clone());
                     // What it brings is not the client's buffer any more, or it would be counted twice.
                     let bytes = session.buffer_bytes();
@@ -379,13 +381,12 @@ impl Shard {
                     session.waits_to_write = true;
                     self.saving.note_writer(true);
                 }
-                // As if it had not been read. One that came in parts cannot be given back: it is the last.
-                if is_here && std::ptr::eq(bytes, input) {
+                // As if it had not been read. One that came in parts cannot be given back: it is executed.
+                if is_here && is_in_place {
                     batch.spans.truncate(first_span);
                     *position = first_byte;
                     return Pause::Stall;
                 }
-                batch_commands = if is_here { 0 } else { batch_commands };
             }
             if single_key == 0 {
                 return Pause::Other { command, source, first_span };
