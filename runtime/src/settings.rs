@@ -492,7 +492,7 @@ mod tests {
         assert_eq!(loaded.config.output_limits.normal.hard_bytes, 1);
         assert_eq!(loaded.config.cores, Cores::List(vec![0, 1]));
         assert_eq!(loaded.config.requirepass, b"a \"b\\");
-        let names = "replica-priority, save, slowlog-log-slower-than";
+        let names = "replica-priority, slowlog-log-slower-than";
         assert_eq!(loaded.warnings, [format!("accepted, but without effect in Torc: {names}")]);
         assert_eq!(get(&load_flags(&["--save", ""]).unwrap(), "save"), "");
         assert_eq!(load_flags(&["-", "--hz", "20"]).unwrap().config.port, 1234);
@@ -544,7 +544,7 @@ mod tests {
             ),
             ("more.conf", "maxclients 5\nhz 30\n"),
             ("d-2", "tcp-keepalive 2"),
-            ("d-1", "tcp-keepalive 1\nsave 1 1"),
+            ("d-1", "tcp-keepalive 1\nrdbcompression no"),
         ]);
         let loaded = folder.load("torc.conf", "--timeout 6").unwrap();
         assert_eq!(loaded.file, folder.0.join("torc.conf").to_str().unwrap());
