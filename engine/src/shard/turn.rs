@@ -190,6 +190,7 @@ impl Shard {
     fn read_frames(&mut self, context: &mut Context<'_>, batch: &mut Batch) {
         // Taken out while frames are read, and put back for its allocation.
         let mut incoming = std::mem::take(&mut self.incoming);
+        let mut batch_commands = self.batch_commands();
         for (from, frame) in incoming.drain(..) {
             let index = batch.frames.len() as u32;
             batch.frames.push((from, frame));
@@ -210,8 +211,9 @@ impl Shard {
                             hash: head.hash,
                             origin: Origin::Away { from, target: head.target, cost: head.cost },
                         });
-                        if batch.operations.len() >= self.batch_commands() {
+                        if batch.operations.len() >= batch_commands {
                             self.execute(context, batch);
+                            batch_commands = self.batch_commands();
                         }
                     }
                     Record::Reply { target, cost, start, end, shared_start, shared_end } => {
