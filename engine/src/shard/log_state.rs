@@ -75,14 +75,14 @@ impl LogStates {
         }
     }
 
-    /// The log that a command about to be dispatched has to wait for.
+    /// The log that a command about to be dispatched has to wait for. `key` gives its key if it has exactly one.
     #[inline(always)]
-    pub fn awaited_by(
+    pub fn awaited_by<'a>(
         &self,
         core: &mut Core,
         route: KeyRoute,
         command: Command,
-        key: impl FnOnce() -> Option<Vec<u8>>,
+        key: impl FnOnce() -> Option<&'a [u8]>,
     ) -> Option<AwaitedLog> {
         if command.gate().flags & flag::WRITE == 0 {
             return None;
@@ -91,13 +91,13 @@ impl LogStates {
         if !is_own_behind && self.others_behind == 0 {
             return None;
         }
-        self.awaited(core.id, is_own_behind, key().map(|key| route.owner(&key)))
+        self.awaited(core.id, is_own_behind, key().map(|key| route.owner(key)))
     }
 
     /// Whether a log other than this shard's takes no writes at all.
     pub fn is_other_closed(&self, own: ShardId) -> bool {
         let others = self.all.iter().enumerate().filter(|(shard, _)| *shard != own.index());
-        others.into_iter().any(|(_, standing)| *standing == LogStanding::Closed)
+        others.map(|(_, standing)| standing).any(|standing| *standing == LogStanding::Closed)
     }
 }
 
@@ -195,7 +195,7 @@ impl Shard {
         machine.logs(&mut self.logs.all);
         let own = self.core.id.index();
         let others = self.logs.all.iter().enumerate().filter(|(shard, _)| *shard != own);
-        let behind = others.into_iter().filter(|(_, standing)| **standing == LogStanding::Behind).count();
+        let behind = others.filter(|(_, standing)| **standing == LogStanding::Behind).count();
         self.recheck |= std::mem::replace(&mut self.logs.others_behind, behind) > 0;
     }
 

@@ -405,7 +405,7 @@ impl Shard {
                 Err(refusal) => return Pause::Refused(refusal),
             };
             let single_key = command.gate().single_key as usize;
-            let key = || (single_key != 0).then(|| args.get(single_key).to_vec());
+            let key = || (single_key != 0).then(|| args.get(single_key));
             if let Some(log) = self.logs.awaited_by(&mut self.core, self.route, command, key) {
                 session.awaited_log = Some(log);
                 if is_in_place {
