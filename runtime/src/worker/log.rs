@@ -34,7 +34,7 @@ impl Worker {
             return Err(WorkerError::Log(failure.clone()));
         }
         let (before, mut writes) = (shard.writes(), judge(driver, shard.journal(), self.now));
-        if self.log_awaits_save {
+        if self.log_loss.is_some() {
             writes = Writes::Refused;
         }
         if before != writes {
@@ -47,12 +47,12 @@ impl Worker {
     /// Says in the log of messages that other writes are let in than before.
     #[cold]
     fn say(&mut self, before: Writes, writes: Writes) {
-        let Parts { log, id, .. } = &mut self.parts;
+        let Parts { shard, log, id, .. } = &mut self.parts;
         let Some(driver) = log else { return };
         match writes {
             Writes::Refused => {
-                let Some(failure) = driver.failure() else { return };
-                self.log_awaits_save = true;
+                let Some(failure) = driver.failure().cloned() else { return };
+                self.log_loss = Some(loss(id.0, driver, shard.journal()));
                 error!(
                     "{failure}; writes are refused until a snapshot is taken and a log begun behind it, reads go on"
                 );
@@ -87,7 +87,7 @@ impl Worker {
 
     /// The log that was begun after a failure counts: writes go on.
     pub(super) fn resume_writes(&mut self) {
-        if std::mem::take(&mut self.log_awaits_save) {
+        if self.log_loss.take().is_some() {
             info!("a log was begun behind a snapshot: writes to shard {} go on", self.parts.id.0);
             self.parts.shard.set_writes(Writes::Allowed);
         }
@@ -130,7 +130,7 @@ impl Worker {
     pub(super) fn is_log_sealed(&mut self, stop_at: Instant) -> bool {
         let Parts { shard, log, census, id, .. } = &mut self.parts;
         let Some(driver) = log else { return true };
-        if driver.failure().is_none() {
+        if driver.failure().is_none() && self.log_loss.is_none() {
             if !shard.journal().is_on() {
                 return true;
             }
@@ -144,7 +144,8 @@ impl Worker {
             }
         }
         if !std::mem::replace(&mut self.log_lost, true) {
-            error!("{}", loss(id.0, driver, shard.journal()));
+            let loss = self.log_loss.take().unwrap_or_else(|| loss(id.0, driver, shard.journal()));
+            error!("{loss}");
             census.report_loss();
         }
         true

@@ -170,8 +170,8 @@ pub struct Worker {
     log_delays: u64,
     /// That the log did not come to its end has been said.
     log_lost: bool,
-    /// The log has failed, and none counts yet that was begun after it.
-    log_awaits_save: bool,
+    /// The log has failed, and none counts yet that was begun after it: what would be lost.
+    log_loss: Option<String>,
     /// The log was switched off, and its end is not on the disk yet.
     log_ends: bool,
     /// The way to the disk's thread, of a shard that was to log and did not come to it.
@@ -212,7 +212,7 @@ impl Worker {
             accept_logged_at: Millis(0),
             log_delays: 0,
             log_lost: false,
-            log_awaits_save: false,
+            log_loss: None,
             log_ends: false,
             spare_lane: None,
             saving: None,

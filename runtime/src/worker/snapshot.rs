@@ -235,7 +235,7 @@ impl Worker {
             return;
         }
         shard.end_log();
-        (self.log_ends, self.log_awaits_save) = (false, false);
+        (self.log_ends, self.log_loss) = (false, None);
         info!("shard {} does not log any more", id.0);
     }
 
