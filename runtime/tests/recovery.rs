@@ -259,7 +259,7 @@ fn a_flush_that_one_log_has_lost_is_completed() {
     kill(server);
     // The last thing that shard 1 wrote.
     let logs = data.files().into_iter().filter(|(path, _)| path.extension().is_some_and(|kind| kind == "log"));
-    let (path, mut bytes) = logs.filter(|(path, _)| path.to_string_lossy().contains("-1-")).last().expect("a log");
+    let (path, mut bytes) = logs.rev().find(|(path, _)| path.to_string_lossy().contains("-1-")).expect("a log");
     let last = bytes.iter().rposition(|&byte| byte != 0).expect("a batch") / 4096 * 4096;
     bytes[last..].fill(0);
     fs::write(&path, &bytes).expect("write");
