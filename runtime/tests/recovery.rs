@@ -58,6 +58,12 @@ fn connect(server: &Server) -> Connection {
     redis::Client::open(url).expect("a good URL").get_connection().expect("the server listens")
 }
 
+fn select(server: &Server, database: u8) -> Connection {
+    let mut connection = connect(server);
+    redis::cmd("SELECT").arg(database).exec(&mut connection).expect("SELECT");
+    connection
+}
+
 fn kill(server: Server) {
     server.signal(Signal::KILL);
     server.wait_for_exit();
@@ -233,4 +239,38 @@ fn what_is_more_than_maxmemory_is_evicted_or_kept() {
     assert!(error.to_string().contains("OOM"), "{error}");
     let said = fs::read_to_string(&log).expect("messages");
     assert!(said.contains("is more than maxmemory, 33554432 bytes, and noeviction evicts nothing of it"), "{said}");
+}
+
+#[test]
+fn a_flush_that_one_log_has_lost_is_completed() {
+    if skip_on_redis("its files are others") {
+        return;
+    }
+    let data = Data::new();
+    let always = ["--appendfsync", "always"];
+    let server = data.start(2, &always);
+    let mut connection = connect(&server);
+    for key in 0..100 {
+        let _: () = connection.set(format!("key:{key}"), "value").expect("SET");
+    }
+    redis::cmd("SWAPDB").arg(0).arg(3).exec(&mut connection).expect("SWAPDB");
+    let _: () = connection.set("kept", "value").expect("SET");
+    redis::cmd("FLUSHDB").exec(&mut select(&server, 3)).expect("FLUSHDB");
+    kill(server);
+    // The last thing that shard 1 wrote.
+    let logs = data.files().into_iter().filter(|(path, _)| path.extension().is_some_and(|kind| kind == "log"));
+    let (path, mut bytes) = logs.rev().find(|(path, _)| path.to_string_lossy().contains("-1-")).expect("a log");
+    let last = bytes.iter().rposition(|&byte| byte != 0).expect("a batch") / 4096 * 4096;
+    bytes[last..].fill(0);
+    fs::write(&path, &bytes).expect("write");
+    for _ in 0..2 {
+        let server = data.start(2, &always);
+        let mut connection = connect(&server);
+        let keys: usize = redis::cmd("DBSIZE").query(&mut connection).expect("DBSIZE");
+        assert_eq!(keys, 1);
+        let mut third = select(&server, 3);
+        let keys: usize = redis::cmd("DBSIZE").query(&mut third).expect("DBSIZE");
+        assert_eq!(keys, 0, "the other shard has flushed it");
+        kill(server);
+    }
 }
