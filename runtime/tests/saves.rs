@@ -179,7 +179,7 @@ fn without_a_log_what_was_saved_comes_back() {
     let mut connection = connect(&server);
     assert_eq!(count(&mut connection), 3_000);
     // With a log the next start has all of it too.
-    assert_eq!(ask(&mut connection, "CONFIG SET save 1 1"), "OK");
+    redis::cmd("CONFIG").arg("SET").arg("save").arg("1 1").exec(&mut connection).expect("CONFIG SET");
     fill(&mut connection, 3_000..5_000);
     wait_until("a save point is reached", || info(&mut connection, "rdb_saves") == "1");
     kill(server);

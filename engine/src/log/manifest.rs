@@ -59,7 +59,8 @@ pub struct ShardManifest {
     pub snapshot: Option<u64>,
     /// The last record that the snapshot contains; replay goes on after it.
     pub base_lsn: Lsn,
-    /// The first segment that replay needs, and the generation in whose files it is counted.
+    /// The first segment that replay needs, from 1, and the generation in whose files it is counted; 0: there is no log behind
+    /// the snapshot.
     pub first_generation: u64,
     pub first_segment: u64,
 }
@@ -77,6 +78,13 @@ pub enum ManifestError {
     Version { found: u32 },
     #[error("its checksum is right and its content is not: {0}")]
     Content(&'static str),
+}
+
+impl ShardManifest {
+    /// Whether a log was begun behind the snapshot, so that its first segment must be there.
+    pub fn has_log(&self) -> bool {
+        self.first_segment > 0
+    }
 }
 
 impl Manifest {

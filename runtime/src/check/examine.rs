@@ -105,7 +105,7 @@ pub fn fallback<D: Disk>(
     for manifest in older {
         let row = manifest.shards[shard as usize];
         let first = SegmentId { shard, generation: row.first_generation, number: row.first_segment };
-        let has_log = directory.segments_of(shard).any(|id| id == first);
+        let has_log = !row.has_log() || directory.segments_of(shard).any(|id| id == first);
         if row.snapshot == damaged || !has_log {
             continue;
         }

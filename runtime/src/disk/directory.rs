@@ -290,7 +290,7 @@ impl<D: Disk> Directory<D> {
         for (shard, state) in manifest.shards.iter().enumerate() {
             let shard = u16::try_from(shard).expect("shards are numbered with 16 bits");
             let first = SegmentId { shard, generation: state.first_generation, number: state.first_segment };
-            if state.first_segment > 0 && !self.segments.contains_key(&first) {
+            if state.has_log() && !self.segments.contains_key(&first) {
                 let manifest = names::manifest(manifest.number);
                 return Err(DiskError::Missing { path: self.segment_path(first), manifest });
             }
@@ -592,7 +592,7 @@ impl<D: Disk> Directory<D> {
                 return Err(missing(self.snapshot_path(id)));
             }
             let first = SegmentId { shard, generation: state.first_generation, number: state.first_segment };
-            if !self.segments.contains_key(&first) {
+            if state.has_log() && !self.segments.contains_key(&first) {
                 return Err(missing(self.segment_path(first)));
             }
         }
