@@ -47,8 +47,8 @@ pub enum BootError {
     #[error("the snapshot before the end failed, as said above: what was changed after the last good one is lost")]
     LastSave,
     #[error(
-        "the directory was written by another number of shards, and the snapshot in the new layout failed, as said above; what was \
-         there still counts: start again with as many shards as before, or when the disk is well"
+        "the snapshot failed, as said above, that has to be taken before anything is logged by another number of shards, or after \
+         damage was left out; what was there still counts: start again when the disk is well"
     )]
     LayoutSave,
     #[error("stopped, but not all changes are in the log: see the messages before")]

@@ -114,7 +114,7 @@ impl Crew {
         let ledger = Arc::new(Ledger::new(shards, notices.clone()));
         let spin_outstanding = if places.crowded { Duration::ZERO } else { SPIN_OUTSTANDING };
 
-        let sources = opened.map(Opened::sources);
+        let sources = opened.map(|opened| opened.sources(config.recovery));
         let total_bytes = |sources: &Vec<Source>| sources.iter().map(Source::bytes).sum();
         let progress = sources.as_ref().map(|sources| Arc::new(Progress::new(total_bytes(sources))));
         let mut sources = sources.into_iter().flatten();
@@ -229,7 +229,8 @@ impl Crew {
         Ok(None)
     }
 
-    /// Takes a snapshot of all shards, of which there are as many as never before. Only then does anything count that they log.
+    /// Takes a snapshot of all shards, of which there are another number than before, or which have read past damage. Only then
+    /// does anything count that they log.
     /// Some: the process was told to end before.
     fn save_layout(&mut self, noticed: &Receiver<Notice>) -> Result<Option<End>, BootError> {
         let ledger = self.saver.ledger().clone();

@@ -5,53 +5,24 @@ mod common;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{self, Command};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::Command;
 
+use common::data::{Data, connect};
 use common::server::{Server, free_port, run_refused};
 use common::skip_on_redis;
-use redis::{Commands, Connection};
+use redis::Commands;
 use rustix::process::Signal;
 
-/// A directory that goes away with the test.
-struct Data(PathBuf);
-
-impl Data {
-    fn new() -> Data {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("torc-check-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Data(std::env::temp_dir().join(name))
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().expect("text")
-    }
-
-    fn start(&self, shards: usize) -> Server {
-        Server::start_sharded(shards, &["--appendonly", "yes", "--appendfsync", "always", "--dir", self.path()])
-    }
-
-    fn segment(&self, shard: usize) -> PathBuf {
-        self.0.join(format!("wal-1-{shard}-000001.log"))
-    }
-
-    fn change(&self, shard: usize, change: impl FnOnce(&mut Vec<u8>)) {
-        let path = self.segment(shard);
-        let mut bytes = fs::read(&path).expect("the log");
-        change(&mut bytes);
-        fs::write(&path, bytes).expect("write");
-    }
+/// The first segment of a shard's log.
+fn segment(data: &Data, shard: usize) -> PathBuf {
+    data.folder().join(format!("wal-1-{shard}-000001.log"))
 }
 
-impl Drop for Data {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn connect(server: &Server) -> Connection {
-    let url = format!("redis://127.0.0.1:{}/", server.port());
-    redis::Client::open(url).expect("a good URL").get_connection().expect("the server listens")
+fn change(data: &Data, shard: usize, change: impl FnOnce(&mut Vec<u8>)) {
+    let path = segment(data, shard);
+    let mut bytes = fs::read(&path).expect("the log");
+    change(&mut bytes);
+    fs::write(&path, bytes).expect("write");
 }
 
 /// The status and what was printed on standard output and standard error.
@@ -69,7 +40,7 @@ fn json(arguments: &[&str]) -> (i32, serde_json::Value) {
 /// One shard with 50 keys, each in a batch and a page of its own from the second page on.
 fn filled() -> (Data, Server) {
     let data = Data::new();
-    let server = data.start(1);
+    let server = data.start(1, "always");
     let mut connection = connect(&server);
     for key in 0..50 {
         let _: () = connection.set(format!("key:{key}"), "v").expect("SET");
@@ -105,7 +76,7 @@ fn what_is_sound_is_called_so_while_it_is_served_and_after() {
     assert_eq!((status, found["verdict"].as_str(), found["in_use"].as_bool()), (0, Some("sound"), Some(false)));
     let log = &found["shards"][0]["log"];
     assert_eq!((log["records"].as_u64(), log["sealed"].as_bool()), (Some(51), Some(false)), "{found}");
-    stop(data.start(1));
+    stop(data.start(1, "always"));
     let (status, found) = json(&["check", data.path(), "--json"]);
     assert_eq!((status, found["shards"][0]["log"]["sealed"].as_bool()), (0, Some(true)));
     let (status, out, _) = torc(&["repair", data.path(), "--skip-batch"]);
@@ -119,7 +90,7 @@ fn torn_end_is_one_and_a_start_mends_it() {
     }
     let (data, server) = filled();
     kill(server);
-    data.change(0, |bytes| {
+    change(&data, 0, |bytes| {
         let end = bytes.iter().rposition(|&byte| byte != 0).expect("a log") + 1;
         bytes[end - 2..end].fill(0);
     });
@@ -127,7 +98,7 @@ fn torn_end_is_one_and_a_start_mends_it() {
     assert!(status == 1 && out.contains("TORN: wal-1-0-000001.log, offset 204800, 4096 bytes"), "{status} {out}");
     let (status, out, _) = torc(&["repair", data.path(), "--truncate", "--dry-run"]);
     assert!(status == 0 && out.contains("nothing was changed"), "{out}");
-    stop(data.start(1));
+    stop(data.start(1, "always"));
     assert_eq!(torc(&["check", data.path()]).0, 0);
 }
 
@@ -140,7 +111,7 @@ fn damage_is_refused_repaired_and_started() {
         let (data, server) = filled();
         stop(server);
         // The header has the first page, and the first record the second.
-        data.change(0, |bytes| bytes[4096 * 20 + 100] ^= 1);
+        change(&data, 0, |bytes| bytes[4096 * 20 + 100] ^= 1);
         let flags = ["--cores", "0", "--appendonly", "yes", "--dir", data.path()];
         let (status, output) = run_refused(None, free_port(), &flags);
         assert!(!status.success());
@@ -154,10 +125,10 @@ fn damage_is_refused_repaired_and_started() {
         let (status, out, error) = torc(&["repair", data.path(), method]);
         assert_eq!(status, 0, "{out} {error}");
         assert!(out.contains(&format!("LOST: records {lost}")), "{out}");
-        assert!(data.0.join("repair-1/wal-1-0-000001.log").exists() && !data.segment(0).exists());
+        assert!(data.folder().join("repair-1/wal-1-0-000001.log").exists() && !segment(&data, 0).exists());
         assert_eq!(torc(&["check", data.path()]).0, 0);
         for round in 0..2 {
-            let server = data.start(1);
+            let server = data.start(1, "always");
             let mut connection = connect(&server);
             let keys: usize = redis::cmd("DBSIZE").query(&mut connection).expect("DBSIZE");
             let is_there: (bool, bool, bool) = (
@@ -179,21 +150,21 @@ fn only_the_damaged_shard_is_touched() {
         return;
     }
     let data = Data::new();
-    let server = data.start(2);
+    let server = data.start(2, "always");
     let mut connection = connect(&server);
     for key in 0..100 {
         let _: () = connection.set(format!("key:{key}"), "v".repeat(100)).expect("SET");
     }
     stop(server);
-    let other = fs::read(data.segment(0)).expect("the log");
-    data.change(1, |bytes| bytes[4096 * 2 + 100] ^= 1);
+    let other = fs::read(segment(&data, 0)).expect("the log");
+    change(&data, 1, |bytes| bytes[4096 * 2 + 100] ^= 1);
     let (status, found) = json(&["repair", data.path(), "--skip-batch", "--json"]);
     assert_eq!(
         (status, found["changed"].as_bool(), found["shards"].as_array().map(Vec::len)),
         (0, Some(true), Some(1))
     );
-    assert_eq!(fs::read(data.segment(0)).expect("the log"), other);
-    let server = data.start(2);
+    assert_eq!(fs::read(segment(&data, 0)).expect("the log"), other);
+    let server = data.start(2, "always");
     let keys: usize = redis::cmd("DBSIZE").query(&mut connect(&server)).expect("DBSIZE");
     assert_eq!(keys, 99);
 }
@@ -217,10 +188,10 @@ fn statuses_tell_mistakes_from_corruption() {
 
     let (data, server) = filled();
     stop(server);
-    fs::remove_file(data.0.join("CURRENT")).expect("it was there");
+    fs::remove_file(data.folder().join("CURRENT")).expect("it was there");
     let (status, out, _) = torc(&["check", data.path()]);
     assert!(status == 2 && out.contains("corrupt: ") && out.contains("one with the line 'MANIFEST-"), "{status} {out}");
     let (status, found) = json(&["repair", data.path(), "--truncate", "--json"]);
     assert!(status == 2 && found["error"].as_str().is_some_and(|text| text.contains("no file CURRENT")), "{found}");
-    assert!(!data.0.join("repair-1").exists());
+    assert!(!data.folder().join("repair-1").exists());
 }

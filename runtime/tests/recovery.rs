@@ -5,68 +5,20 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::server::{Server, wait_until};
+use common::data::{Data, connect, kill};
+use common::server::{Server, free_port, run_refused, wait_until};
 use common::skip_on_redis;
 use redis::{Commands, Connection, Pipeline, RedisResult, Value};
 use rustix::process::Signal;
 
 const MIB: u64 = 1 << 20;
 
-/// A directory that goes away with the test.
-struct Data(PathBuf);
-
-impl Data {
-    fn new() -> Data {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("torc-recovery-{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Data(std::env::temp_dir().join(name))
-    }
-
-    fn flags<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
-        [&["--appendonly", "yes", "--dir", self.0.to_str().expect("text")], more].concat()
-    }
-
-    fn start(&self, shards: usize, more: &[&str]) -> Server {
-        Server::start_sharded(shards, &self.flags(more))
-    }
-
-    fn start_loading(&self, shards: usize, more: &[&str]) -> Server {
-        Server::start_loading(shards, &self.flags(more))
-    }
-
-    /// All files and what is in them, but for the lock, which has the number of the last process.
-    fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
-        let read = |path: &Path| fs::read_dir(path).expect("a directory").map(|entry| entry.expect("an entry").path());
-        let files = read(&self.0).filter(|path| path.is_file() && !path.ends_with("LOCK"));
-        files.map(|path| (path.clone(), fs::read(path).expect("a file"))).collect()
-    }
-}
-
-impl Drop for Data {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn connect(server: &Server) -> Connection {
-    let url = format!("redis://127.0.0.1:{}/", server.port());
-    redis::Client::open(url).expect("a good URL").get_connection().expect("the server listens")
-}
-
 fn select(server: &Server, database: u8) -> Connection {
     let mut connection = connect(server);
     redis::cmd("SELECT").arg(database).exec(&mut connection).expect("SELECT");
     connection
-}
-
-fn kill(server: Server) {
-    server.signal(Signal::KILL);
-    server.wait_for_exit();
 }
 
 /// Sets so many keys to values of so many bytes, and waits until the kernel has them.
@@ -104,13 +56,13 @@ fn clients_are_told_to_wait_and_how_long_while_it_loads() {
         return;
     }
     let data = Data::new();
-    let server = data.start(2, &[]);
+    let server = data.start_with(2, &[]);
     // Debug builds redo about a hundred thousand in a second.
     const KEYS: usize = 150_000;
     fill(&server, KEYS, 300);
     kill(server);
 
-    let log = data.0.join("messages");
+    let log = data.folder().join("messages");
     let server = data.start_loading(2, &["--logfile", log.to_str().expect("text")]);
     let mut connection = connect(&server);
     let (mut refused, mut percents) = (0, Vec::new());
@@ -161,7 +113,7 @@ fn a_stop_while_it_loads_is_prompt_and_changes_nothing() {
         return;
     }
     let data = Data::new();
-    let server = data.start(2, &[]);
+    let server = data.start_with(2, &[]);
     fill(&server, 150_000, 300);
     kill(server);
     let before = data.files();
@@ -180,7 +132,7 @@ fn a_stop_while_it_loads_is_prompt_and_changes_nothing() {
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         assert!(data.files() == before, "files have changed");
     }
-    let server = data.start(2, &[]);
+    let server = data.start_with(2, &[]);
     let keys: usize = redis::cmd("DBSIZE").query(&mut connect(&server)).expect("DBSIZE");
     assert_eq!(keys, 150_000);
 }
@@ -191,11 +143,11 @@ fn what_is_more_than_maxmemory_is_evicted_or_kept() {
         return;
     }
     let data = Data::new();
-    let server = data.start(2, &[]);
+    let server = data.start_with(2, &[]);
     fill(&server, 60_000, 2_000);
     kill(server);
 
-    let log = data.0.join("evicted");
+    let log = data.folder().join("evicted");
     let flags = ["--maxmemory", "32mb", "--maxmemory-policy", "allkeys-lru", "--logfile", log.to_str().expect("text")];
     let server = data.start_loading(2, &flags);
     let mut most = 0;
@@ -227,8 +179,8 @@ fn what_is_more_than_maxmemory_is_evicted_or_kept() {
     drop(connection);
     kill(server);
 
-    let log = data.0.join("kept");
-    let server = data.start(2, &["--maxmemory", "32mb", "--logfile", log.to_str().expect("text")]);
+    let log = data.folder().join("kept");
+    let server = data.start_with(2, &["--maxmemory", "32mb", "--logfile", log.to_str().expect("text")]);
     let mut connection = connect(&server);
     let keys: usize = redis::cmd("DBSIZE").query(&mut connection).expect("DBSIZE");
     assert!(keys > 30_000, "what was evicted and not deleted is there: {keys}");
@@ -248,7 +200,7 @@ fn a_flush_that_one_log_has_lost_is_completed() {
     }
     let data = Data::new();
     let always = ["--appendfsync", "always"];
-    let server = data.start(2, &always);
+    let server = data.start_with(2, &always);
     let mut connection = connect(&server);
     for key in 0..100 {
         let _: () = connection.set(format!("key:{key}"), "value").expect("SET");
@@ -264,13 +216,88 @@ fn a_flush_that_one_log_has_lost_is_completed() {
     bytes[last..].fill(0);
     fs::write(&path, &bytes).expect("write");
     for _ in 0..2 {
-        let server = data.start(2, &always);
+        let server = data.start_with(2, &always);
         let mut connection = connect(&server);
         let keys: usize = redis::cmd("DBSIZE").query(&mut connection).expect("DBSIZE");
         assert_eq!(keys, 1);
         let mut third = select(&server, 3);
         let keys: usize = redis::cmd("DBSIZE").query(&mut third).expect("DBSIZE");
         assert_eq!(keys, 0, "the other shard has flushed it");
+        kill(server);
+    }
+}
+
+/// What `wal-recovery` takes of a log that a kill has ended, and of one that is damaged.
+#[test]
+fn a_start_takes_what_it_is_told_to() {
+    if skip_on_redis("its settings are others") {
+        return;
+    }
+    let data = Data::new();
+    let server = data.start_with(2, &["--appendfsync", "always"]);
+    let mut connection = connect(&server);
+    for key in 0..200 {
+        let _: () = connection.set(format!("key:{key}"), "v").expect("SET");
+    }
+    kill(server);
+    let refused = |setting: &str| {
+        let flags = ["--cores", "0,0", "--appendonly", "yes", "--dir", data.path(), "--wal-recovery", setting];
+        let (status, output) = run_refused(None, free_port(), &flags);
+        assert!(!status.success());
+        output
+    };
+    let output = refused("strict");
+    assert!(output.contains("was not ended in order") && output.contains("--wal-recovery tail"), "{output}");
+    // A clean stop seals the log, and that is taken.
+    let count = |server: &Server| -> usize { redis::cmd("DBSIZE").query(&mut connect(server)).expect("DBSIZE") };
+    for setting in ["tail", "strict"] {
+        let server = data.start_with(2, &["--wal-recovery", setting]);
+        assert_eq!(count(&server), 200);
+        server.signal(Signal::TERM);
+        assert!(server.wait_for_exit().0.success());
+    }
+    // A flipped bit in what was durable.
+    let path = data.folder().join("wal-1-0-000001.log");
+    let mut bytes = fs::read(&path).expect("the log");
+    bytes[4096 * 20 + 90] ^= 1;
+    fs::write(&path, &bytes).expect("write");
+    let output = refused("tail");
+    assert!(output.contains("damaged") && output.contains("torc repair"), "{output}");
+    let server = data.start_with(2, &["--wal-recovery", "salvage"]);
+    let salvaged = count(&server);
+    assert!((100..200).contains(&salvaged), "{salvaged}");
+    kill(server);
+    // What could be read is in a snapshot now.
+    let server = data.start_with(2, &[]);
+    assert_eq!(count(&server), salvaged);
+}
+
+/// Any number of shards loads what any other number has left, with writes and snapshots in between.
+#[test]
+fn shards_come_and_go() {
+    if skip_on_redis("it has one shard") {
+        return;
+    }
+    let data = Data::new();
+    let mut keys = 0;
+    for (round, shards) in [1, 2, 3, 1, 3, 2].into_iter().enumerate() {
+        let server = data.start_with(shards, &["--appendfsync", "always"]);
+        let mut connection = connect(&server);
+        let count: usize = redis::cmd("DBSIZE").query(&mut connection).expect("DBSIZE");
+        assert_eq!(count, keys, "round {round}");
+        for key in 0..keys {
+            let value: usize = connection.get(format!("key:{key}")).expect("GET");
+            assert_eq!(value, key, "round {round}");
+        }
+        if round % 2 == 1 {
+            redis::cmd("SWAPDB").arg(0).arg(round).exec(&mut connection).expect("SWAPDB");
+            redis::cmd("SWAPDB").arg(0).arg(round).exec(&mut connection).expect("SWAPDB");
+            redis::cmd("SAVE").exec(&mut connection).expect("SAVE");
+        }
+        for key in keys..keys + 300 {
+            let _: () = connection.set(format!("key:{key}"), key).expect("SET");
+        }
+        keys += 300;
         kill(server);
     }
 }

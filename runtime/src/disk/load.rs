@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use torc_engine::id::Millis;
 use torc_engine::limits::SNAPSHOT_BLOCK_BYTES_MAX;
-use torc_engine::log::{End, Expected, Lsn, Paused, Replay, Segment, Why};
+use torc_engine::log::{End, Expected, Lsn, Paused, Recovery, Replay, Segment, Step, Why};
 use torc_engine::shard::Shard;
 use torc_engine::snapshot::{Header, Loader, PAGE_BYTES};
+use tracing::warn;
 
 use super::DiskError;
 use super::files::{Disk, DiskFile, Host, Open};
@@ -31,6 +32,8 @@ pub struct Source {
     pub(super) parts: Arc<Vec<Part>>,
     /// Which of them; None: all.
     pub(super) own: Option<u16>,
+    /// What is made of a log that does not end as it should.
+    pub(super) recovery: Recovery,
 }
 
 /// What one shard of the process before has left.
@@ -57,6 +60,8 @@ pub struct PartEnd {
     pub end: End,
     /// The last version that was given to a key, as far as the snapshot knows.
     pub last_version: u64,
+    /// Damage of the log was left out: what is there no log says.
+    pub is_salvaged: bool,
 }
 
 /// The loading of one shard.
@@ -105,6 +110,7 @@ struct Redoing {
     maps: Vec<Option<HostMap>>,
     /// None before the first step.
     paused: Option<Paused>,
+    is_salvaged: bool,
 }
 
 impl Part {
@@ -234,7 +240,7 @@ impl Load {
         let Some((_, path, _)) = part.segments.get(reading.maps.len()) else {
             self.buffer = Vec::new();
             let Reading { part, header, maps, .. } = reading;
-            return Ok(State::Redoing(Redoing { part, header, maps, paused: None }));
+            return Ok(State::Redoing(Redoing { part, header, maps, paused: None, is_salvaged: false }));
         };
         let (file, at) = match reading.file.take() {
             Some(opened) => opened,
@@ -266,18 +272,31 @@ impl Load {
             None => Replay::new(expected, &segments),
         };
         let before = replay.bytes_read();
-        let more = replay.step(|records| shard.redo(records)).map_err(|damage| {
-            let (shard, directory) = (part.shard, part.directory.clone());
-            match damage.why {
-                Why::Version(_) => StartError::Version { shard, directory, damage },
-                _ => StartError::Damaged { shard, directory, damage },
-            }
+        let recovery = self.source.recovery;
+        let (id, directory) = (part.shard, || part.directory.clone());
+        let step = recovery.step(&mut replay, |records| shard.redo(records)).map_err(|damage| match damage.why {
+            Why::Version(_) => StartError::Version { shard: id, directory: directory(), damage },
+            _ => StartError::Damaged { shard: id, directory: directory(), damage },
         })?;
-        let read = replay.bytes_read() - before;
-        if !more {
+        if let Step::LeftOut(damage, goes_on) = step {
+            redoing.is_salvaged = true;
+            let lost = match goes_on {
+                Some(last) => format!("records {} to {last} are LOST, and what follows is read on", damage.first),
+                None => format!("everything from record {} on is LOST", damage.first),
+            };
+            warn!("the log of shard {id} in {} is damaged: {damage}; {lost}", part.directory.display());
+        }
+        let read = replay.bytes_read().saturating_sub(before);
+        if step == Step::Done {
             let end = replay.end();
+            recovery.accept(&end).map_err(|refused| StartError::Refused {
+                shard: id,
+                directory: directory(),
+                refused,
+            })?;
             let all = part.bytes();
-            self.ended.push(end_of(part, end, redoing.header.as_deref()));
+            self.ended
+                .push(PartEnd { is_salvaged: redoing.is_salvaged, ..end_of(part, end, redoing.header.as_deref()) });
             self.count(all.saturating_sub(self.counted));
             return Ok(State::Between);
         }
@@ -296,7 +315,7 @@ fn end_of(part: &Part, mut end: End, header: Option<&Header>) -> PartEnd {
         end.last_txid = end.last_txid.max(header.last_txid);
         end.wall_ms = end.wall_ms.max(Millis(header.wall_ms));
     }
-    PartEnd { shard: part.shard, end, last_version: header.map_or(0, |header| header.last_version) }
+    PartEnd { shard: part.shard, end, last_version: header.map_or(0, |header| header.last_version), is_salvaged: false }
 }
 
 /// The error of a step on a file.

@@ -10,7 +10,7 @@ use thiserror::Error;
 use torc_engine::id::Millis;
 use torc_engine::limits::LOG_SEGMENT_FIRST_BYTES;
 use torc_engine::log::manifest::{Manifest, ShardManifest};
-use torc_engine::log::{Buffer, Damage, FsyncPolicy, Journal, LogStart, Lsn, RecordsEnd, Tail};
+use torc_engine::log::{Buffer, Damage, FsyncPolicy, Journal, LogStart, Lsn, RecordsEnd, Recovery, Refused, Tail};
 use torc_engine::log::{WriteError as JournalError, WriteStep as JournalStep};
 use torc_engine::snapshot::Damage as SnapshotDamage;
 use torc_engine::store::KeyspacesRefused;
@@ -41,6 +41,8 @@ pub enum StartError {
          copies and say what is lost (--dry-run: and change nothing). Or move the directory away to begin with nothing"
     )]
     Damaged { shard: u16, directory: PathBuf, damage: Damage },
+    #[error("the log of shard {shard} in {directory} is not taken: {refused}. Nothing was changed")]
+    Refused { shard: u16, directory: PathBuf, refused: Refused },
     #[error(
         "the snapshot {path} of shard {shard} cannot be used: {fault}. Nothing was changed; bring the file back from a copy, or move \
          the directory away to begin with nothing"
@@ -118,7 +120,7 @@ pub struct Begun {
 pub enum Relayout {
     /// It is, and the manifest counts the new segments.
     Done,
-    /// It is not. The manifest that counts is still the old one, and nothing that is logged counts, until all shards have
+    /// It is not, or damage was left out when it was read. The manifest that counts is still the old one, and nothing that is logged counts, until all shards have
     /// taken a snapshot and the directory was switched to a manifest that names these. Clients have to wait for that.
     NeedsSnapshot,
 }
@@ -147,7 +149,7 @@ impl Opened {
     }
 
     /// What there is to be loaded by each shard.
-    pub fn sources(&self) -> Vec<Source> {
+    pub fn sources(&self, recovery: Recovery) -> Vec<Source> {
         let shards = self.written_by();
         let part = |shard: u16| {
             let state = self.directory.manifest().map(|manifest| manifest.shards[shard as usize]);
@@ -165,7 +167,7 @@ impl Opened {
         };
         let parts: Arc<Vec<Part>> = Arc::new((0..shards as u16).map(part).collect());
         let own = |shard: u16| (shards == self.shards).then_some(shard);
-        (0..self.shards as u16).map(|shard| Source { parts: parts.clone(), own: own(shard) }).collect()
+        (0..self.shards as u16).map(|shard| Source { parts: parts.clone(), own: own(shard), recovery }).collect()
     }
 
     /// Cuts torn tails off, makes the first segment of each log, and notes that they count, if they can. `ends` are those of
@@ -180,8 +182,13 @@ impl Opened {
         assert!(ends.iter().map(|end| end.shard as usize).eq(0..self.written_by()));
         let (sizes, pool) = sizes(segment_bytes, self.shards);
         let (database, generation) = (self.database, self.directory.next_generation());
-        let relayout = if ends.len() == self.shards { Relayout::Done } else { Relayout::NeedsSnapshot };
-        ends.iter().try_for_each(|end| self.repair(end))?;
+        let is_salvaged = ends.iter().any(|end| end.is_salvaged);
+        let relayout = match ends.len() == self.shards && !is_salvaged {
+            true => Relayout::Done,
+            false => Relayout::NeedsSnapshot,
+        };
+        // What was read past damage stays as it is, until a snapshot has what could be read.
+        ends.iter().filter(|end| !end.is_salvaged).try_for_each(|end| self.repair(end))?;
         self.directory.remove_unclaimed(generation)?;
         let last_txid = ends.iter().map(|end| end.end.last_txid).max().unwrap_or(0);
         let opening = match relayout {

@@ -1,5 +1,6 @@
 //! A data directory of a test, and what is done to servers that have one.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process;
@@ -30,6 +31,27 @@ impl Data {
 
     pub fn start(&self, shards: usize, fsync: &str) -> Server {
         Server::start_sharded(shards, &["--appendonly", "yes", "--appendfsync", fsync, "--dir", self.path()])
+    }
+
+    fn flags<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        [&["--appendonly", "yes", "--dir", self.path()], more].concat()
+    }
+
+    /// With other flags.
+    pub fn start_with(&self, shards: usize, more: &[&str]) -> Server {
+        Server::start_sharded(shards, &self.flags(more))
+    }
+
+    /// The same, without waiting until it has loaded what there is.
+    pub fn start_loading(&self, shards: usize, more: &[&str]) -> Server {
+        Server::start_loading(shards, &self.flags(more))
+    }
+
+    /// All files and what is in them, but for the lock, which has the number of the last process.
+    pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let read = |path: &Path| fs::read_dir(path).expect("a directory").map(|entry| entry.expect("an entry").path());
+        let files = read(&self.0).filter(|path| path.is_file() && !path.ends_with("LOCK"));
+        files.map(|path| (path.clone(), fs::read(path).expect("a file"))).collect()
     }
 
     /// The same with its messages in a file.

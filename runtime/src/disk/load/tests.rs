@@ -185,7 +185,7 @@ fn load(opened: &Opened, shards: usize) -> Result<Vec<(Shard, Vec<PartEnd>)>, St
         assert_eq!(loaded, bytes, "the bar comes to its end");
         Ok((shard, load.into_ends()))
     };
-    opened.sources().into_iter().zip(0..).map(load_one).collect()
+    opened.sources(Recovery::Tail).into_iter().zip(0..).map(load_one).collect()
 }
 
 fn layout_of(loaded: &[(Shard, Vec<PartEnd>)]) -> Databases {
