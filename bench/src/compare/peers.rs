@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_peer_gets_all_the_cores_in_its_own_way() {
-        assert_eq!(spec("torc", &[0, 2]).commands, ["'/opt/x y' --port {port} --cores 0,2"]);
+        assert_eq!(spec("torc", &[0, 2]).commands, ["'/opt/x y' --appendonly no --port {port} --cores 0,2"]);
         assert_eq!(spec("redis", &[0]).commands.len(), 1);
         let two = spec("valkey", &[0, 1]).commands;
         assert!(two.len() == 2 && two[0].ends_with("{port1}") && two[1].ends_with("{port2}"), "{two:?}");
