@@ -145,6 +145,8 @@ pub struct Journal {
     handed_txid: u64,
     pending_since: Option<Millis>,
     sync_began: Millis,
+    /// A sync beside writes that is under way: what it makes durable, and the segment.
+    side_sync: Option<(Lsn, u64)>,
     seal: Seal,
     spare: Vec<Buffer>,
     error: Option<WriteError>,
@@ -378,22 +380,19 @@ impl Journal {
         // A clock that was set back must not make anything wait longer.
         self.sync_began = self.sync_began.min(now);
         let is_pressing = policy == FsyncPolicy::Always || self.seal != Seal::No;
-        let is_sync_due =
-            is_pressing || policy == FsyncPolicy::EverySec && now.0 - self.sync_began.0 >= LOG_SYNC_AFTER_MS;
         if self.open.has_records() {
             let since = self.pending_since.map_or(now, |since| since.min(now));
             self.pending_since = Some(since);
             let is_due = is_pressing
                 || self.open.has_closed_batch()
-                || now.0 - since.0 >= LOG_WRITE_AFTER_MS
-                || self.is_unsynced && is_sync_due;
+                || now.0 - since.0 >= LOG_WRITE_AFTER_MS;
             if self.queue.is_empty() && is_due {
                 self.queue_open(false);
             }
         }
         let Some(first) = self.queue.front() else {
             if self.is_unsynced {
-                return is_sync_due.then(|| self.hand_sync(now));
+                return is_pressing.then(|| self.hand_sync(now));
             }
             if matches!(self.seal, Seal::Wanted) || matches!(self.seal, Seal::Handed(last) if last != self.last_lsn) {
                 self.queue_seal();
@@ -409,12 +408,44 @@ impl Journal {
         let queued = self.queue.pop_front()?;
         let next_segment = self.queue.front().map_or(self.open.segment, |next| next.segment);
         let is_first_of_all = queued.offset == 0 && self.start.is_some_and(|start| start.segment == queued.segment);
-        let sync = is_sync_due || queued.segment != next_segment || is_first_of_all;
+        let sync = is_pressing || queued.segment != next_segment || is_first_of_all;
         Some(self.hand(queued, sync, now))
     }
 
-    /// When [`Journal::poll_write`] will have something if nothing else happens. None: not before a write in flight is
-    /// through, or something is appended.
+    /// Whether what is written is to be synced now, beside the write that may be in flight and those that follow: once a
+    /// second, so that a slow sync keeps nothing from being written. Gives the segment: it is begun, and
+    /// [`Journal::handle_synced`] is to be called.
+    pub fn poll_sync(&mut self, now: Millis, policy: FsyncPolicy) -> Option<u64> {
+        // A clock that was set back must not make anything wait longer.
+        self.sync_began = self.sync_began.min(now);
+        let is_due = now.0 - self.sync_began.0 >= LOG_SYNC_AFTER_MS;
+        if !self.is_on || !is_due || !self.wants_side_sync(policy) {
+            return None;
+        }
+        self.sync_began = now;
+        self.side_sync = Some((self.written_lsn, self.written_segment));
+        Some(self.written_segment)
+    }
+
+    fn wants_side_sync(&self, policy: FsyncPolicy) -> bool {
+        policy == FsyncPolicy::EverySec && self.seal == Seal::No && self.is_unsynced && self.side_sync.is_none()
+    }
+
+    /// The sync beside writes is through.
+    pub fn handle_synced(&mut self, result: Result<(), WriteError>) {
+        let Some((lsn, segment)) = self.side_sync.take() else { return };
+        match result {
+            Ok(()) => {
+                self.durable_lsn = self.durable_lsn.max(lsn);
+                self.synced_segment = self.synced_segment.max(Some(segment));
+                self.is_unsynced &= self.written_lsn > lsn;
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// When [`Journal::poll_write`] or [`Journal::poll_sync`] will have something if nothing else happens. None: not before a
+    /// write in flight is through, or something is appended.
     pub fn next_deadline(&self, now: Millis, policy: FsyncPolicy) -> Option<Millis> {
         if !self.is_on || self.in_flight.is_some() {
             return None;
@@ -431,8 +462,7 @@ impl Journal {
         }
         let at = |since: Millis, after_ms: u64| Millis(since.min(now).0 + after_ms).max(now);
         let write = has_records.then(|| at(self.pending_since.unwrap_or(now), LOG_WRITE_AFTER_MS));
-        let is_sync_wanted = self.is_unsynced && policy == FsyncPolicy::EverySec;
-        let sync = is_sync_wanted.then(|| at(self.sync_began, LOG_SYNC_AFTER_MS));
+        let sync = self.wants_side_sync(policy).then(|| at(self.sync_began, LOG_SYNC_AFTER_MS));
         write.into_iter().chain(sync).min()
     }
 
@@ -440,26 +470,28 @@ impl Journal {
     /// comes back to be used again.
     pub fn handle_written(&mut self, result: Result<bool, WriteError>, buffer: Buffer) {
         let write = self.in_flight.take().expect("a write is in flight");
-        self.queued_bytes -= write.bytes;
+        self.queued_bytes = self.queued_bytes.saturating_sub(write.bytes);
         match result {
             Ok(is_synced) => {
                 self.written_lsn = write.last_lsn;
                 self.is_unsynced = !is_synced && (self.is_unsynced || write.bytes > 0);
                 if is_synced {
-                    self.durable_lsn = write.last_lsn;
+                    self.durable_lsn = self.durable_lsn.max(write.last_lsn);
                     self.synced_segment = Some(self.written_segment);
                 }
                 self.recycle(buffer);
             }
-            Err(error) => {
-                self.error = Some(error);
-                self.is_on = false;
-                self.queue = VecDeque::new();
-                self.queued_bytes = 0;
-                self.open = Open::default();
-                self.spare = Vec::new();
-            }
+            Err(error) => self.fail(error),
         }
+    }
+
+    fn fail(&mut self, error: WriteError) {
+        self.error = Some(error);
+        self.is_on = false;
+        self.queue = VecDeque::new();
+        self.queued_bytes = 0;
+        self.open = Open::default();
+        self.spare = Vec::new();
     }
 
     #[inline(always)]

@@ -44,7 +44,12 @@ struct File {
 
 impl File {
     fn sync(&mut self) {
-        for (offset, bytes) in self.unsynced.drain(..) {
+        self.sync_first(self.unsynced.len());
+    }
+
+    /// A sync that was begun when so many writes were through has ended.
+    fn sync_first(&mut self, writes: usize) {
+        for (offset, bytes) in self.unsynced.drain(..writes.min(self.unsynced.len())) {
             self.durable[offset..][..bytes.len()].copy_from_slice(&bytes);
         }
     }
@@ -118,10 +123,25 @@ impl World {
         self.log(Record::Set { keyspace: KeyspaceId(0), key: key.as_bytes(), value, expire_ms: 0, version: None });
     }
 
-    /// Performs the next write, if there is one.
+    /// Begins a sync beside writes, if one is due. Gives the segment, and how many writes it makes durable.
+    fn begin_sync(&mut self, policy: FsyncPolicy) -> Option<(u64, usize)> {
+        let segment = self.journal.poll_sync(self.now, policy)?;
+        Some((segment, self.files[&(self.start.generation, segment)].unsynced.len()))
+    }
+
+    fn end_sync(&mut self, (segment, writes): (u64, usize)) {
+        self.files.get_mut(&(self.start.generation, segment)).expect("it was written to").sync_first(writes);
+        self.journal.handle_synced(Ok(()));
+    }
+
+    /// Performs the next write, or sync, if there is one.
     fn write(&mut self, policy: FsyncPolicy) -> bool {
+        let sync = self.begin_sync(policy);
+        if let Some(sync) = sync {
+            self.end_sync(sync);
+        }
         let Some(write) = self.journal.poll_write(self.now, policy) else {
-            return false;
+            return sync.is_some();
         };
         self.put(&write);
         let file = self.files.get_mut(&(self.start.generation, write.segment)).expect("it was written to");

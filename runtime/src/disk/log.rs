@@ -42,6 +42,10 @@ pub trait JournalIo {
 
     /// What is to be written now. Not called while a write is under way.
     fn poll_write(&mut self, now: Millis) -> Option<Write<Self::Buffer>>;
+    /// The segment that is to be synced now, beside what is under way, if one is; then `handle_synced` is called.
+    fn poll_sync(&mut self, now: Millis) -> Option<u64>;
+    /// The sync that `poll_sync` asked for has ended.
+    fn handle_synced(&mut self, result: Result<(), &LogFailure>);
     /// The write has ended: it is in the file, and durable if true; or it failed, and so has the log. The buffer is given back.
     fn handle_written(&mut self, result: Result<bool, &LogFailure>, buffer: Self::Buffer);
 }
@@ -102,10 +106,14 @@ pub struct LogDriver<B> {
     /// `current` has bytes that were not synced.
     unsynced: bool,
     state: State<B>,
+    /// The sync beside writes, and since when; and that it failed, while a write is under way.
+    side: Option<(Key, Millis)>,
+    side_fault: Option<WriteFault>,
     /// When what is under way was submitted, and whether it counts as delayed.
     since: Millis,
     is_delayed: bool,
     operations: u32,
+    side_operations: u32,
     totals: LogTotals,
 }
 
@@ -127,6 +135,8 @@ enum State<B> {
 impl<B: StableBytes> LogDriver<B> {
     /// The place of the log's operations among those of the ring; whoever else writes files takes others.
     pub const SLOT: u32 = 0;
+    /// That of the sync beside them.
+    pub const SIDE_SLOT: u32 = 1;
 
     /// A driver whose first write begins a segment. Asks for that at once.
     pub fn new(lane: Lane<Host>, method: SyncMethod, sizes: SegmentSizes, generation: u64, first: u64) -> LogDriver<B> {
@@ -140,9 +150,12 @@ impl<B: StableBytes> LogDriver<B> {
             next: first,
             unsynced: false,
             state: State::Idle,
+            side: None,
+            side_fault: None,
             since: Millis(0),
             is_delayed: false,
             operations: 0,
+            side_operations: 0,
             totals: LogTotals::default(),
         };
         driver.ask();
@@ -169,6 +182,43 @@ impl<B: StableBytes> LogDriver<B> {
         if let Some(write) = write {
             self.begin(write, ring, now);
         }
+        if self.side.is_none()
+            && let Some(segment) = &self.current
+            && let Some(number) = journal.poll_sync(now)
+        {
+            // What is not synced is in the last segment: those before were when it was begun.
+            assert_eq!(segment.id.number, number, "it is the one that is written to");
+            self.side_operations = self.side_operations.wrapping_add(1);
+            let key = Key::new(Self::SIDE_SLOT, self.side_operations);
+            ring.sync(&segment.file, key);
+            self.side = Some((key, now));
+        }
+    }
+
+    /// Takes the end of a sync of the ring's whose key has the slot `SIDE_SLOT`.
+    pub fn handle_side_synced(
+        &mut self,
+        journal: &mut impl JournalIo<Buffer = B>,
+        key: Key,
+        result: Result<(), Errno>,
+        now: Millis,
+    ) {
+        // One of a log that was left behind is nothing to this one.
+        let Some((_, since)) = self.side.take_if(|(side, _)| *side == key) else { return };
+        self.totals.syncs += 1;
+        self.totals.sync_ms_max = self.totals.sync_ms_max.max(now.0.saturating_sub(since.0));
+        let Err(errno) = result else { return journal.handle_synced(Ok(())) };
+        let fault = WriteFault { step: WriteStep::Sync, errno };
+        match mem::replace(&mut self.state, State::Idle) {
+            State::Idle => {
+                let failure = self.failure_of(fault);
+                journal.handle_synced(Err(&failure));
+                self.state = State::Failed(failure);
+            }
+            State::Waiting(Write { buffer, .. }) => self.fail(journal, fault, buffer),
+            // What is under way ends first.
+            busy => (self.state, self.side_fault) = (busy, Some(fault)),
+        }
     }
 
     /// Takes the end of a write of the ring's whose key has the slot `SLOT`.
@@ -185,7 +235,7 @@ impl<B: StableBytes> LogDriver<B> {
             unreachable!("a write was submitted");
         };
         let Some(buffer) = Arc::into_inner(buffer) else { unreachable!("the ring has let go of it") };
-        match result {
+        match result.and_then(|()| self.side_fault.take().map_or(Ok(()), Err)) {
             Ok(()) => {
                 self.totals.writes += 1;
                 self.totals.bytes += buffer.bytes().len() as u64;
@@ -212,7 +262,7 @@ impl<B: StableBytes> LogDriver<B> {
         assert_eq!(key, self.key(), "one operation is under way");
         let state = mem::replace(&mut self.state, State::Idle);
         let fault = result.err().map(|errno| WriteFault { step: WriteStep::Sync, errno });
-        match (state, fault) {
+        match (state, fault.or(self.side_fault.take())) {
             (State::Closing(Write { buffer, .. }) | State::Syncing(buffer), Some(fault)) => {
                 self.fail(journal, fault, buffer);
             }
@@ -232,7 +282,8 @@ impl<B: StableBytes> LogDriver<B> {
 
     /// Whether a sync is under way.
     pub fn is_flushing(&self) -> bool {
-        matches!(self.state, State::Closing(_) | State::Syncing(_) | State::Writing { sync: true, .. })
+        let is_main = matches!(self.state, State::Closing(_) | State::Syncing(_) | State::Writing { sync: true, .. });
+        is_main || self.side.is_some()
     }
 
     /// The segment that is written to; None: the first is not begun.
@@ -243,6 +294,12 @@ impl<B: StableBytes> LogDriver<B> {
     /// Since when a write or sync is under way, or waits for its file.
     pub fn busy_since(&self) -> Option<Millis> {
         (!matches!(self.state, State::Idle | State::Failed(_))).then_some(self.since)
+    }
+
+    /// Since when the disk owes an answer: of a write, or of a sync.
+    pub fn owed_since(&self) -> Option<Millis> {
+        let side = self.side.map(|(_, since)| since).filter(|_| self.failure().is_none());
+        self.busy_since().into_iter().chain(side).min()
     }
 
     /// Why nothing is written any more.
@@ -289,6 +346,7 @@ impl<B: StableBytes> LogDriver<B> {
         self.lane.cancel();
         (self.generation, self.first, self.next) = (generation, first, first);
         (self.current, self.unsynced, self.state) = (None, false, State::Idle);
+        (self.side, self.side_fault) = (None, None);
         self.ask();
     }
 
@@ -310,7 +368,7 @@ impl<B: StableBytes> LogDriver<B> {
             let Some(segment) = self.lane.take() else {
                 self.lane.hurry(Haste::Now);
                 self.totals.waits += 1;
-                (self.since, self.is_delayed) = (now, false);
+                self.since = now;
                 self.state = State::Waiting(write);
                 return;
             };
@@ -350,10 +408,14 @@ impl<B: StableBytes> LogDriver<B> {
     }
 
     fn fail(&mut self, journal: &mut impl JournalIo<Buffer = B>, fault: WriteFault, buffer: B) {
-        let path = self.current.as_ref().map_or(PathBuf::new(), |segment| segment.path.clone());
-        let failure = LogFailure { path, fault };
+        let failure = self.failure_of(fault);
         journal.handle_written(Err(&failure), buffer);
         self.state = State::Failed(failure);
+    }
+
+    fn failure_of(&self, fault: WriteFault) -> LogFailure {
+        let path = self.current.as_ref().map_or(PathBuf::new(), |segment| segment.path.clone());
+        LogFailure { path, fault }
     }
 
     /// Asks for the next segment.
@@ -363,10 +425,10 @@ impl<B: StableBytes> LogDriver<B> {
 
     /// Counts what is under way once if it takes long.
     fn count_delay(&mut self, now: Millis) {
-        let is_slow = now.0.saturating_sub(self.since.0) >= LOG_FLUSH_SLOW.as_millis() as u64;
-        if is_slow && self.busy_since().is_some() && !mem::replace(&mut self.is_delayed, true) {
-            self.totals.delays += 1;
-        }
+        let owed_ms = self.owed_since().map_or(0, |since| now.0.saturating_sub(since.0));
+        let is_slow = owed_ms >= LOG_FLUSH_SLOW.as_millis() as u64;
+        self.totals.delays += u64::from(is_slow && !self.is_delayed);
+        self.is_delayed = is_slow;
     }
 
     fn count_sync(&mut self, now: Millis) {
@@ -380,7 +442,7 @@ impl<B: StableBytes> LogDriver<B> {
     }
 
     fn next_key(&mut self, now: Millis) -> Key {
-        (self.since, self.is_delayed) = (now, false);
+        self.since = now;
         self.operations = self.operations.wrapping_add(1);
         self.key()
     }

@@ -346,16 +346,25 @@ impl JournalIo for Policed<'_> {
         Some(Write { segment: write.segment, offset: write.offset, buffer: write.buffer, sync: write.sync })
     }
 
-    fn handle_written(&mut self, result: Result<bool, &LogFailure>, buffer: Buffer) {
-        let result = result.map_err(|failure| JournalError {
-            step: match failure.fault.step {
-                WriteStep::Write => JournalStep::Write,
-                WriteStep::Sync => JournalStep::Sync,
-            },
-            errno: failure.fault.errno.0,
-        });
-        self.journal.handle_written(result, buffer);
+    fn poll_sync(&mut self, now: Millis) -> Option<u64> {
+        self.journal.poll_sync(now, self.policy)
     }
+
+    fn handle_synced(&mut self, result: Result<(), &LogFailure>) {
+        self.journal.handle_synced(result.map_err(as_the_journal_says));
+    }
+
+    fn handle_written(&mut self, result: Result<bool, &LogFailure>, buffer: Buffer) {
+        self.journal.handle_written(result.map_err(as_the_journal_says), buffer);
+    }
+}
+
+fn as_the_journal_says(failure: &LogFailure) -> JournalError {
+    let step = match failure.fault.step {
+        WriteStep::Write => JournalStep::Write,
+        WriteStep::Sync => JournalStep::Sync,
+    };
+    JournalError { step, errno: failure.fault.errno.0 }
 }
 
 fn random<const N: usize>() -> Result<[u8; N], StartError> {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use torc_engine::id::Millis;
-use torc_engine::log::{FsyncPolicy, Journal};
+use torc_engine::log::{Buffer, FsyncPolicy, Journal};
 use torc_engine::shard::Writes;
 use tracing::{error, info, warn};
 
@@ -106,6 +106,9 @@ impl Worker {
         let Parts { shard, ring, log, .. } = &mut self.parts;
         let driver = log.as_mut().expect("only the log syncs files");
         let policy = shard.config().fsync;
+        if key.slot == LogDriver::<Buffer>::SIDE_SLOT {
+            return driver.handle_side_synced(&mut Policed { journal: shard.journal(), policy }, key, result, self.now);
+        }
         driver.handle_synced(&mut Policed { journal: shard.journal(), policy }, ring, key, result, self.now);
     }
 
@@ -113,16 +116,13 @@ impl Worker {
     pub(super) fn log_wake(&mut self) -> Option<Millis> {
         let Parts { shard, log, .. } = &mut self.parts;
         let driver = log.as_ref().filter(|driver| driver.failure().is_none())?;
-        match driver.busy_since() {
-            None => {
-                let policy = shard.config().fsync;
-                shard.journal().next_deadline(self.now, policy)
-            }
-            Some(since) => {
-                let at = [LOG_FLUSH_SLOW, LOG_FLUSH_STUCK].map(|after| Millis(since.0 + after.as_millis() as u64));
-                at.into_iter().find(|&at| at > self.now)
-            }
-        }
+        let policy = shard.config().fsync;
+        let own = driver.busy_since().is_none().then(|| shard.journal().next_deadline(self.now, policy)).flatten();
+        let slow = driver.owed_since().and_then(|since| {
+            let at = [LOG_FLUSH_SLOW, LOG_FLUSH_STUCK].map(|after| Millis(since.0 + after.as_millis() as u64));
+            at.into_iter().find(|&at| at > self.now)
+        });
+        own.into_iter().chain(slow).min()
     }
 
     /// At a stop, when nobody is owed anything: whether the log says that it ended in order, or cannot any more. Then it is
@@ -172,7 +172,7 @@ fn judge<B: crate::ring::StableBytes>(driver: &mut LogDriver<B>, journal: &Journ
         // What comes has a place as long as the journal has not come to the segment that cannot be made.
         return if journal.segment() == driver.segment() { Writes::OnlyFreeing } else { Writes::Full };
     }
-    let busy_ms = driver.busy_since().map_or(0, |since| now.0.saturating_sub(since.0));
+    let busy_ms = driver.owed_since().map_or(0, |since| now.0.saturating_sub(since.0));
     match u128::from(busy_ms) {
         ms if ms >= LOG_FLUSH_STUCK.as_millis() => Writes::Stuck,
         ms if ms >= LOG_FLUSH_SLOW.as_millis() => Writes::Waiting,

@@ -65,7 +65,7 @@ pub enum Control {
     /// Give the snapshot with this number up, if it is still being taken.
     AbortSnapshot(u64),
     /// A save of all shards has ended; the log that was begun with it counts from now on.
-    SaveEnded { log_resumed: bool },
+    SaveEnded { is_good: bool, log_resumed: bool },
     /// Changes are not to be logged any more.
     EndLog,
 }

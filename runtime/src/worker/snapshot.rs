@@ -96,7 +96,10 @@ impl Worker {
                     self.parts.shard.abort_snapshot();
                 }
             }
-            Control::SaveEnded { log_resumed } => {
+            Control::SaveEnded { is_good, log_resumed } => {
+                if is_good {
+                    self.parts.shard.forget_evicted_at_load();
+                }
                 if log_resumed {
                     self.resume_writes();
                 }
@@ -180,7 +183,7 @@ impl Worker {
     /// A write of the snapshot has ended.
     pub(super) fn snapshot_written(&mut self, key: Key, result: Result<(), WriteFault>) {
         let saving = self.saving.as_mut().expect("a snapshot ends after its writes");
-        let slot = (key.slot - LogDriver::<Buffer>::SLOT - 1) as usize;
+        let slot = (key.slot - LogDriver::<Buffer>::SIDE_SLOT - 1) as usize;
         assert_eq!(key, saving.key(slot), "one snapshot is taken at a time");
         let (offset, buffer) = saving.under_way[slot].take().expect("it was under way");
         let Some(buffer) = Arc::into_inner(buffer) else { unreachable!("the ring has let go of it") };
@@ -246,6 +249,6 @@ impl Worker {
 
 impl Saving {
     fn key(&self, slot: usize) -> Key {
-        Key::new(LogDriver::<Buffer>::SLOT + 1 + slot as u32, self.number)
+        Key::new(LogDriver::<Buffer>::SIDE_SLOT + 1 + slot as u32, self.number)
     }
 }

@@ -68,11 +68,42 @@ fn everysec_writes_after_ten_milliseconds_and_syncs_after_a_second() {
     assert!(!world.write(EverySec));
     assert_eq!(world.journal.next_deadline(world.now, EverySec), Some(Millis(begun.0 + 1000)));
     world.now.0 = begun.0 + 1000;
-    let write = world.journal.poll_write(world.now, EverySec).expect("a sync");
-    assert!(write.buffer.is_empty() && write.sync && write.last_lsn == Lsn(1));
-    world.journal.handle_written(Ok(true), write.buffer);
+    let sync = world.begin_sync(EverySec).expect("a sync");
+    // Writes go on beside it, and it speaks for what was there when it began.
+    world.set("b", b"2");
+    assert!(!world.write(EverySec));
+    world.now.0 += 10;
+    assert!(world.write(EverySec));
+    assert_eq!((world.journal.written_lsn(), world.journal.durable_lsn()), (Lsn(2), Lsn(0)));
+    world.end_sync(sync);
     assert_eq!(world.journal.durable_lsn(), Lsn(1));
+    assert_eq!(world.journal.next_deadline(world.now, EverySec), Some(Millis(begun.0 + 2000)));
+    world.now.0 = begun.0 + 2000;
+    assert!(world.write(EverySec));
+    assert_eq!(world.journal.durable_lsn(), Lsn(2));
     assert_eq!(world.journal.next_deadline(world.now, EverySec), None);
+}
+
+#[test]
+fn a_sync_beside_writes_that_fails_ends_the_log() {
+    let mut world = begun();
+    world.set("a", b"1");
+    world.now.0 += 10;
+    assert!(!world.write(EverySec));
+    world.now.0 += 1000;
+    assert!(world.write(EverySec));
+    world.now.0 += 1000;
+    let _ = world.begin_sync(EverySec).expect("a sync");
+    world.set("b", b"2");
+    world.now.0 += 10;
+    let write = world.journal.poll_write(world.now, EverySec);
+    world.now.0 += 10;
+    let write = write.or_else(|| world.journal.poll_write(world.now, EverySec)).expect("a write");
+    world.journal.handle_synced(Err(WriteError { step: WriteStep::Sync, errno: 5 }));
+    assert!(world.journal.is_poisoned() && !world.journal.is_on());
+    world.journal.handle_written(Ok(false), write.buffer);
+    assert_eq!(world.journal.durable_lsn(), Lsn(0));
+    assert!(!world.write(EverySec) && world.journal.next_deadline(world.now, EverySec).is_none());
 }
 
 #[test]

@@ -28,6 +28,9 @@ struct Script {
     writes: VecDeque<Write<MmapMut>>,
     results: Vec<Result<bool, WriteFault>>,
     buffers: Vec<u8>,
+    /// A sync beside writes is wanted, and what came of those that were.
+    wants_sync: bool,
+    syncs: Vec<Result<(), WriteFault>>,
 }
 
 impl JournalIo for Script {
@@ -35,6 +38,14 @@ impl JournalIo for Script {
 
     fn poll_write(&mut self, _now: Millis) -> Option<Write<MmapMut>> {
         self.writes.pop_front()
+    }
+
+    fn poll_sync(&mut self, _now: Millis) -> Option<u64> {
+        std::mem::take(&mut self.wants_sync).then_some(1)
+    }
+
+    fn handle_synced(&mut self, result: Result<(), &LogFailure>) {
+        self.syncs.push(result.map_err(|failure| failure.fault));
     }
 
     fn handle_written(&mut self, result: Result<bool, &LogFailure>, buffer: MmapMut) {
@@ -80,6 +91,9 @@ impl World {
                 let World { driver, ring, script, .. } = self;
                 match completion {
                     Completion::Written { key, result } => driver.handle_written(script, key, result, Millis(now)),
+                    Completion::Synced { key, result } if key.slot == LogDriver::<MmapMut>::SIDE_SLOT => {
+                        driver.handle_side_synced(script, key, result, Millis(now));
+                    }
                     Completion::Synced { key, result } => driver.handle_synced(script, ring, key, result, Millis(now)),
                     other => panic!("{other:?}"),
                 }
@@ -139,6 +153,36 @@ fn writes_go_to_their_segments_in_order() {
         assert!(path.join("pool/1.free").exists() && !path.join("wal-1-0-000005.log").exists());
         fs::remove_dir_all(&path).unwrap();
     }
+}
+
+#[test]
+fn writes_go_on_beside_a_sync() {
+    let mut world = World::new("beside", SyncMethod::Linked);
+    world.write(1, 0, 1, 1, false);
+    world.run(1);
+    world.script.wants_sync = true;
+    world.write(1, 1, 2, 1, false);
+    world.write(1, 2, 3, 1, false);
+    world.run(3);
+    while world.script.syncs.is_empty() {
+        world.write(1, 3, 4, 1, false);
+        world.run(world.script.results.len() + 1);
+    }
+    assert_eq!(world.script.syncs, [Ok(())]);
+    assert!(!world.driver.is_flushing() && world.driver.owed_since().is_none());
+    // One that fails ends the log, when what is under way has ended.
+    world.script.wants_sync = true;
+    world.write(1, 2, 5, 1, false);
+    world.driver.serve(&mut world.script, &mut world.ring, Millis(9));
+    let (key, _) = world.driver.side.expect("a sync is under way");
+    world.driver.handle_side_synced(&mut world.script, key, Err(Errno(libc::EIO)), Millis(9));
+    assert!(world.driver.failure().is_none());
+    let before = world.script.results.len();
+    world.run(before + 1);
+    let fault = WriteFault { step: WriteStep::Sync, errno: Errno(libc::EIO) };
+    assert_eq!(world.script.results.last(), Some(&Err(fault)));
+    assert!(world.driver.failure().is_some());
+    world.end();
 }
 
 #[test]
