@@ -130,7 +130,10 @@ impl World {
     }
 
     fn end_sync(&mut self, (segment, writes): (u64, usize)) {
-        self.files.get_mut(&(self.start.generation, segment)).expect("it was written to").sync_first(writes);
+        // A snapshot may have made it superfluous meanwhile.
+        if let Some(file) = self.files.get_mut(&(self.start.generation, segment)) {
+            file.sync_first(writes);
+        }
         self.journal.handle_synced(Ok(()));
     }
 
