@@ -383,9 +383,7 @@ impl Journal {
         if self.open.has_records() {
             let since = self.pending_since.map_or(now, |since| since.min(now));
             self.pending_since = Some(since);
-            let is_due = is_pressing
-                || self.open.has_closed_batch()
-                || now.0 - since.0 >= LOG_WRITE_AFTER_MS;
+            let is_due = is_pressing || self.open.has_closed_batch() || now.0 - since.0 >= LOG_WRITE_AFTER_MS;
             if self.queue.is_empty() && is_due {
                 self.queue_open(false);
             }

@@ -95,6 +95,8 @@ pub struct LogTotals {
 pub struct LogDriver<B> {
     lane: Lane<Host>,
     method: SyncMethod,
+    /// The next segment is filled with zeros before it is used.
+    fills: bool,
     sizes: SegmentSizes,
     /// The generation of the segments, and the number of the first.
     generation: u64,
@@ -143,6 +145,7 @@ impl<B: StableBytes> LogDriver<B> {
         let mut driver = LogDriver {
             lane,
             method,
+            fills: true,
             sizes,
             generation,
             first,
@@ -323,6 +326,14 @@ impl<B: StableBytes> LogDriver<B> {
         self.method = method;
     }
 
+    /// Whether segments are filled with zeros before they are used, unless it is too late. Syncs of each write are a third
+    /// cheaper then; where there is one a second only, it is not worth writing all bytes twice.
+    pub fn set_filling(&mut self, fills: bool) {
+        if std::mem::replace(&mut self.fills, fills) && !fills {
+            self.lane.hurry(Haste::Now);
+        }
+    }
+
     /// Of the segments after those that the disk's thread was asked for already.
     pub fn set_sizes(&mut self, sizes: SegmentSizes) {
         self.sizes = sizes;
@@ -421,6 +432,9 @@ impl<B: StableBytes> LogDriver<B> {
     /// Asks for the next segment.
     fn ask(&mut self) {
         self.lane.prepare(self.generation, self.next, self.sizes.bytes(self.next - self.first));
+        if !self.fills {
+            self.lane.hurry(Haste::Now);
+        }
     }
 
     /// Counts what is under way once if it takes long.

@@ -316,7 +316,8 @@ impl Saver {
             let begun = std::mem::take(begun);
             // Who had a log that failed, or none, still needs one.
             self.wants_log[shard] |= begun && bytes.is_none();
-            self.wires.tell(shard, Control::SaveEnded { is_good: bytes.is_some(), log_resumed: begun && bytes.is_some() });
+            self.wires
+                .tell(shard, Control::SaveEnded { is_good: bytes.is_some(), log_resumed: begun && bytes.is_some() });
         }
     }
 

@@ -21,6 +21,7 @@ impl Worker {
         let Parts { shard, ring, log, .. } = &mut self.parts;
         let Some(driver) = log else { return Ok(()) };
         let policy = shard.config().fsync;
+        driver.set_filling(policy == FsyncPolicy::Always);
         driver.serve(&mut Policed { journal: shard.journal(), policy }, ring, self.now);
         shard.set_flushing(driver.is_flushing());
         let delays = driver.totals().delays;
