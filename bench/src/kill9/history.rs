@@ -122,7 +122,7 @@ pub fn check(
                 before = explained.take().map(|(_, last)| last).or(before);
             }
         }
-        if possible.iter().any(|pair| matches(pair, look)) {
+        if is_seen(&possible, &operations[count..], look, ended) {
             if count >= required {
                 explained = Some((explained.map_or(count, |(first, _)| first), count));
             } else {
@@ -141,6 +141,20 @@ pub fn check(
         (None, Some(last)) => Verdict::Lost { last, required },
         (None, None) => Verdict::Wrong,
     }
+}
+
+/// Whether one of these states is there, or is what later FLUSHDBs and SWAPDBs make of one: these concern all cores, and who
+/// has lost the end of its log may learn of them from the others.
+fn is_seen(possible: &[Pair], later: &[Operation], look: &Look, ended: Millis) -> bool {
+    let mut states = possible.to_vec();
+    let of_databases = later.iter().filter(|operation| matches!(operation.change, Change::Flush | Change::Swap));
+    for operation in of_databases {
+        if states.iter().any(|pair| matches(pair, look)) {
+            return true;
+        }
+        states = step(&states, operation, ended);
+    }
+    states.iter().any(|pair| matches(pair, look))
 }
 
 /// Whether a key of these deadlines may still be there, and may be gone, when a server's clock is between two moments.
@@ -292,6 +306,24 @@ mod tests {
         expect(&operations, 4, seen(None), Verdict::Lost { last: 3, required: 4 });
         expect(&operations, 1, seen(stored(text("b"))), Verdict::Wrong);
         expect(&operations, 0, seen(stored(text("c"))), Verdict::Explained { first: 4, last: 4 });
+    }
+
+    #[test]
+    fn flushes_and_swaps_may_outlive_what_came_before_them() {
+        let mut operations = history(&[
+            Change::Set(text("a"), Lifetime::Forever),
+            Change::Set(text("b"), Lifetime::Forever),
+            Change::Swap,
+            Change::Set(text("c"), Lifetime::Forever),
+        ]);
+        let swapped = Look { pair: [None, stored(text("a"))], from: LATER, until: LATER + 1 };
+        expect(&operations, 1, swapped, Verdict::Explained { first: 1, last: 1 });
+        expect(&operations, 2, swapped, Verdict::Lost { last: 1, required: 2 });
+        operations[2].change = Change::Flush;
+        expect(&operations, 1, seen(None), Verdict::Explained { first: 1, last: 3 });
+        // Others may not.
+        operations[2].change = Change::Append(Digest::of(b"x"));
+        expect(&operations, 1, seen(stored(text("ax"))), Verdict::Wrong);
     }
 
     #[test]
