@@ -88,6 +88,10 @@ counters! {
     spare_buffer_bytes,
     /// Bytes leased of maxmemory now (a gauge).
     leased_bytes,
+    /// Keys that were loaded at the start (a gauge).
+    loaded_keys,
+    /// Keys that were not, because they had expired (a gauge).
+    load_expired_keys,
     /// Keys that the snapshot under way has (a gauge).
     saved_keys,
     /// Keys that it will have (a gauge).

@@ -18,6 +18,7 @@ use torc_engine::limits::SHARD_BYTES_MIN;
 use tracing::{info, warn};
 
 use crate::crew::Crew;
+use crate::disk::names;
 use crate::disk::start::{Opened, StartError};
 use crate::limits::FILES_RESERVED;
 use crate::listen::{self, ListenError};
@@ -68,7 +69,9 @@ pub fn run(loaded: Loaded) -> Result<(), BootError> {
     let shards = places.cores.len();
     allow_files(&mut config, shards)?;
     // It makes the directory if there is none.
-    let persists = config.append_only || !config.save_points.is_empty();
+    // What was saved is loaded whatever is to be kept from now on.
+    let persists =
+        config.append_only || !config.save_points.is_empty() || Path::new(&config.dir).join(names::CURRENT).exists();
     let opened = persists.then(|| Opened::open(Path::new(&config.dir), shards)).transpose()?;
     let report = probe::probe(Path::new(&config.dir))?;
     let wake_by_ring = choose_wakeup(config.wakeup, &report);
@@ -103,7 +106,10 @@ fn announce(config: &Config, places: &Places, addresses: &[SocketAddr], report: 
     info!("a parked shard is woken by {wake}");
     match config.append_only {
         true => info!("changes are logged to {}, appendfsync {}", config.dir, config.text_of("appendfsync")),
-        false => info!("persistence is off: a stop loses all keys"),
+        false if config.save_points.is_empty() => {
+            info!("persistence is off: a stop loses what is not saved by command")
+        }
+        false => info!("snapshots are taken in {}; what comes after the last one is lost in a crash", config.dir),
     }
     info!("up to {} clients", config.maxclients);
     announce_memory(config, places.cores.len());

@@ -1,6 +1,7 @@
 //! The workers, as the main thread leads them: it starts them, hears what they have loaded and has them go on behind it, leads
 //! saves, and stops them.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
@@ -58,6 +59,8 @@ pub struct Crew {
     /// How far loading is, if there is anything that may be loaded.
     progress: Option<Arc<Progress>>,
     saver: Saver,
+    /// What came while shards were loading and has to wait until they serve.
+    later: VecDeque<Notice>,
     /// As it was at the start.
     config: Config,
     cores: Vec<usize>,
@@ -163,7 +166,15 @@ impl Crew {
             let _ = worker.send(bells.clone());
         }
         let saver = Saver::new(ledger, Wires { controls, bells, notices });
-        Ok(Crew { threads, census, progress, saver, config: config.clone(), cores: places.cores.clone() })
+        Ok(Crew {
+            threads,
+            census,
+            progress,
+            saver,
+            later: VecDeque::new(),
+            config: config.clone(),
+            cores: places.cores.clone(),
+        })
     }
 
     /// Waits until all shards have loaded what the disk has, gives each a log to go on with, and has them serve. Some: the
@@ -174,8 +185,8 @@ impl Crew {
             return Ok(None);
         };
         let loaded = match self.hear_all(noticed, |notice| match notice {
-            Notice::Loaded(loaded) => Some((loaded.shard, loaded)),
-            _ => None,
+            Notice::Loaded(loaded) => Ok((loaded.shard, loaded)),
+            other => Err(other),
         })? {
             Ok(loaded) => loaded,
             Err(ended) => return Ok(Some(ended)),
@@ -196,7 +207,7 @@ impl Crew {
         let (segment_bytes, wake) = (self.config.segment_bytes, wake(&self.saver.wires().bells));
         let (found, mut seats, relayout) = match self.config.append_only {
             true => {
-                let begun = opened.begin(&ends, segment_bytes, &self.cores, wake)?;
+                let begun = opened.begin(&ends, self.config.fsync, segment_bytes, &self.cores, wake)?;
                 (begun.folder, begun.seats.into_iter().map(Some).collect(), begun.relayout)
             }
             false => (opened.serve(segment_bytes, &self.cores, wake)?, Vec::new(), Relayout::Done),
@@ -209,8 +220,8 @@ impl Crew {
             self.saver.wires().tell(shard, Control::Begin(Box::new(beginning)));
         }
         let gone_on = match self.hear_all(noticed, |notice| match notice {
-            Notice::GoneOn(gone_on) => Some((gone_on.shard, gone_on)),
-            _ => None,
+            Notice::GoneOn(gone_on) => Ok((gone_on.shard, gone_on)),
+            other => Err(other),
         })? {
             Ok(gone_on) => gone_on,
             Err(ended) => return Ok(Some(ended)),
@@ -238,9 +249,12 @@ impl Crew {
         let _ = ledger.begin(SaveKind::Rewrite);
         while ledger.facts().ended == 0 {
             let Some(notice) = next_notice(noticed, None) else { continue };
-            match End::of(&notice) {
-                Some(ended) => return Ok(Some(ended)),
-                None => self.save_on(notice),
+            match notice {
+                Notice::AppendOnly(_) | Notice::LogFailed(_) => self.later.push_back(notice),
+                _ => match End::of(&notice) {
+                    Some(ended) => return Ok(Some(ended)),
+                    None => self.save_on(notice),
+                },
             }
         }
         match ledger.facts().failed {
@@ -252,9 +266,9 @@ impl Crew {
     /// What each shard says, by shard, when all have said it; Err: the process was told to end before. How far loading is
     /// is shown meanwhile.
     fn hear_all<T>(
-        &self,
+        &mut self,
         noticed: &Receiver<Notice>,
-        mut pick: impl FnMut(Notice) -> Option<(ShardId, T)>,
+        mut pick: impl FnMut(Notice) -> Result<(ShardId, T), Notice>,
     ) -> Result<Result<Vec<T>, End>, BootError> {
         let mut heard: Vec<Option<T>> = self.threads.iter().map(|_| None).collect();
         let mut display = self.progress.as_ref().map(|progress| Display::new(progress));
@@ -269,11 +283,10 @@ impl Crew {
             }
             match notice {
                 Notice::LoadFailed(error) => return Err(error.into()),
-                notice => {
-                    if let Some((shard, said)) = pick(notice) {
-                        heard[shard.index()] = Some(said);
-                    }
-                }
+                notice => match pick(notice) {
+                    Ok((shard, said)) => heard[shard.index()] = Some(said),
+                    Err(notice) => self.later.push_back(notice),
+                },
             }
         }
         if let Some(display) = display {
@@ -304,7 +317,7 @@ impl Crew {
         let mut retry_at: Option<Instant> = None;
         loop {
             let within = retry_at.map(|at| at.saturating_duration_since(Instant::now()));
-            let notice = next_notice(noticed, within);
+            let notice = self.later.pop_front().or_else(|| next_notice(noticed, within));
             if let Some(ended) = notice.as_ref().and_then(End::of) {
                 return ended;
             }

@@ -36,6 +36,7 @@ use torc_protocol::resp::reply::{ReplyBuffer, ReplyWriter};
 pub use debug::Sleep;
 pub use error::Error;
 pub(crate) use info::counts_keys;
+pub(crate) use persistence::NOT_ENDED;
 pub use persistence::Save;
 pub use report::Report;
 pub(crate) use report::write_report;

@@ -46,6 +46,8 @@ pub(super) const UNAVAILABLE: Error = Error::Text(
      points, and 'dir' set to the directory that shall have the data",
 );
 const RUNNING: Error = Error::Text("ERR Background save already in progress");
+/// What SHUTDOWN answers when it goes on.
+pub(crate) const NOT_ENDED: Error = Error::Text("ERR Errors trying to SHUTDOWN. Check logs.");
 const FAILED: Error = Error::Text(
     "ERR The save has failed; what was saved before is untouched. Torc's messages say what the system answered",
 );
@@ -56,6 +58,8 @@ const STOPPING: Error = Error::Text("ERR Torc is shutting down, and does not wai
 pub struct Save {
     /// None: it begins when the rewrite that runs has ended, as Redis would not wait for that one either.
     number: Option<u64>,
+    /// It is a SHUTDOWN that waits for it.
+    pub(crate) ends: bool,
 }
 
 impl Save {
@@ -91,7 +95,17 @@ fn save(home: &mut Home<'_>) -> Result {
         Err(SaveRefused::Running(SaveKind::Snapshot)) => return Err(RUNNING),
         Err(SaveRefused::Unavailable) => return Err(UNAVAILABLE),
     };
-    Ok(Outcome::Wait(Wait::Save(Save { number })))
+    Ok(Outcome::Wait(Wait::Save(Save { number, ends: false })))
+}
+
+/// SHUTDOWN that saves: the process ends if that succeeds.
+pub(super) fn save_and_end(home: &mut Home<'_>) -> Result {
+    match home.machine.begin_save(SaveKind::Snapshot) {
+        Ok(number) => Ok(Outcome::Wait(Wait::Save(Save { number: Some(number), ends: true }))),
+        // It comes after the one that runs.
+        Err(SaveRefused::Running(_)) => Ok(Outcome::Wait(Wait::Save(Save { number: None, ends: true }))),
+        Err(SaveRefused::Unavailable) => Err(UNAVAILABLE),
+    }
 }
 
 fn bgsave(home: &mut Home<'_>) -> Result {

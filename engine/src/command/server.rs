@@ -61,6 +61,11 @@ fn shutdown(home: &mut Home<'_>) -> Result {
     if save && !home.machine.saves().is_available {
         return Err(super::persistence::UNAVAILABLE);
     }
+    let saves = save || !nosave && !home.config.save_points.is_empty() && !home.config.append_only;
+    if saves && !others {
+        // If it fails the process goes on. What changes meanwhile is saved again at the end.
+        return super::persistence::save_and_end(home);
+    }
     // No reply: the connection ends when the process does.
     home.client.quit = true;
     let save = if nosave { Some(false) } else { save.then_some(true) };

@@ -383,6 +383,8 @@ impl Shard {
         counters.spare_buffer_bytes = (self.pool.held_bytes() + self.links.spare_bytes()) as u64;
         counters.leased_bytes = core.budget.lease();
         counters.client_buffer_bytes = self.buffer_bytes + self.held.bytes();
+        counters.loaded_keys = self.loaded_keys;
+        counters.load_expired_keys = core.store.dropped_due();
         counters.log_pending_bytes = core.store.log().pending_bytes() as u64;
         let is_well = matches!(core.writes, Writes::Allowed | Writes::Waiting);
         counters.log_refuses_writes = !is_well as u64;

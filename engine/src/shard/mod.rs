@@ -156,6 +156,8 @@ pub struct Shard {
     buffer_bytes: u64,
     buffer_bytes_others: u64,
     stopping: bool,
+    /// How many keys there were when all was redone.
+    loaded_keys: u64,
     /// Whether the runtime has been told that there is to be a log.
     is_logging: bool,
     stage: Stage,
@@ -238,6 +240,7 @@ impl Shard {
             buffer_bytes: 0,
             buffer_bytes_others: 0,
             stopping: false,
+            loaded_keys: 0,
             is_logging,
             stage: Stage::Serving,
             swept: (0, 0),
@@ -337,6 +340,7 @@ impl Shard {
             self.core.store.log_all_removals(true);
         }
         self.core.store.end_redo();
+        self.loaded_keys = self.keys();
         self.core.config_changed();
         self.stage = Stage::Redone;
         evicted

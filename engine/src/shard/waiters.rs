@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use torc_protocol::args::Args;
 use torc_protocol::resp::reply::{Dialect, ReplyWriter};
 
-use super::Shard;
 use super::turn::{Batch, Context, Origin};
-use crate::command::Wait;
+use super::{Event, Shard};
+use crate::command::{NOT_ENDED, Wait};
 use crate::limits;
 use crate::machine::SaveFacts;
 
@@ -90,6 +90,7 @@ impl Shard {
     pub(super) fn step_saves(&mut self, context: &mut Context<'_>, batch: &mut Batch, facts: &SaveFacts) {
         for mut waiter in std::mem::take(&mut self.waiters.saves) {
             let Wait::Save(save) = &mut waiter.wait else { unreachable!("nothing else is among the saves") };
+            let ends = save.ends;
             let Some(result) = save.step(facts, context.machine, self.stopping) else {
                 self.waiters.saves.push(waiter);
                 continue;
@@ -97,8 +98,11 @@ impl Shard {
             let mut reply = std::mem::take(&mut batch.scratch);
             let mut writer = ReplyWriter::new(&mut reply, waiter.dialect);
             match result {
+                // No reply: the connection ends when the process does.
+                Ok(()) if ends => self.events.push_back(Event::Shutdown { save: Some(true) }),
                 Ok(()) => writer.ok(),
                 Err(error) => {
+                    let error = if ends { NOT_ENDED } else { error };
                     self.core.stats.counters.total_error_replies += 1;
                     writer.error(&error.text("save", Args::new(&[], &[], &[])));
                 }

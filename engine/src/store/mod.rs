@@ -159,6 +159,8 @@ pub struct Store {
     /// Whether expired keys are looked for that nobody reads.
     active_expiry: bool,
     counters: StoreCounters,
+    /// Keys of the disk that had expired when all of it was redone.
+    dropped_due: u64,
     hits: Cell<u64>,
     misses: Cell<u64>,
     /// The database that the next slice of expiry is about.
@@ -241,6 +243,7 @@ impl Store {
             reap: RefCell::new(Vec::with_capacity(limits::REAP_MAX)),
             active_expiry: true,
             counters: StoreCounters::default(),
+            dropped_due: 0,
             hits: Cell::new(0),
             misses: Cell::new(0),
             expire_db: 0,
@@ -550,6 +553,11 @@ impl Store {
         self.observers.garbage.reset_counters();
         self.hits.set(0);
         self.misses.set(0);
+    }
+
+    /// Keys of the disk that had expired when all of it was redone.
+    pub fn dropped_due(&self) -> u64 {
+        self.dropped_due
     }
 
     /// The log that is told of every change.

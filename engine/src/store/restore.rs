@@ -138,6 +138,7 @@ impl Store {
             let table = &self.keyspaces[db as usize].table;
             if let Some(place) = table.find_by(hash, |entry| is_expired(entry, now)) {
                 self.remove_at(db, place);
+                self.dropped_due += 1;
             }
         }
         *from = next.map_or((db + 1, 0), |next| (db, next));

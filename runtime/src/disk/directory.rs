@@ -131,6 +131,11 @@ impl<D: Disk> Directory<D> {
         &self.path
     }
 
+    /// Whether it is not known which manifest counts on the disk, because a switch failed on its last step.
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled
+    }
+
     /// The manifest that counts; None: the directory is new.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.current.as_ref()

@@ -345,6 +345,16 @@ impl<B: StableBytes> LogDriver<B> {
         self.sizes.first_bytes = bytes;
     }
 
+    /// Gives up what waits for a file that cannot be made: the log ends here, as after a failure.
+    pub fn give_up_waiting(&mut self, journal: &mut impl JournalIo<Buffer = B>) {
+        match mem::replace(&mut self.state, State::Idle) {
+            State::Waiting(Write { buffer, .. }) => {
+                self.fail(journal, WriteFault { step: WriteStep::Write, errno: Errno(libc::ENOSPC) }, buffer);
+            }
+            other => self.state = other,
+        }
+    }
+
     /// The lowest number of a segment that `restart` takes.
     pub fn unused_segment(&self) -> u64 {
         self.next + 1

@@ -434,7 +434,11 @@ impl<D: Disk, W: Fn(u16)> Pool<D, W> {
     fn open(&mut self, now: Duration) {
         self.open_at = None;
         let Some(opening) = self.opening.take() else { return };
-        if let Err(error) = self.directory.switch(opening.manifest.clone()) {
+        // A save may have made a later one count, which claims them too.
+        let is_claimed =
+            self.directory.manifest().is_some_and(|current| current.generation >= opening.manifest.generation);
+        let switched = if is_claimed { Ok(0) } else { self.directory.switch(opening.manifest.clone()) };
+        if let Err(error) = switched {
             (self.opening, self.open_at) = (Some(opening), Some(now + SEGMENT_RETRY));
             let is_full = error.is_full();
             self.tell_all(error);

@@ -22,7 +22,7 @@ use super::files::Host;
 use super::load::{Part, PartEnd, Source};
 use super::log::{JournalIo, LogDriver, LogFailure, SegmentSizes, Write};
 use super::names::{SegmentId, SnapshotId};
-use super::pool::{self, DiskThread, Lane, Opening};
+use super::pool::{self, DiskThread, Haste, Lane, Opening};
 use crate::limits::{POOL_FILES_PER_SHARD, SEGMENT_BYTES_MIN};
 use crate::ring::{SyncMethod, WriteStep};
 
@@ -175,6 +175,7 @@ impl Opened {
     pub fn begin(
         mut self,
         ends: &[PartEnd],
+        policy: FsyncPolicy,
         segment_bytes: u64,
         shard_cores: &[usize],
         wake: impl Fn(u16) + Send + 'static,
@@ -233,7 +234,10 @@ impl Opened {
                 first_segment_bytes: sizes.first_bytes,
                 previous,
             };
-            let driver = LogDriver::new(lane, SyncMethod::Linked, sizes, generation, FIRST_SEGMENT);
+            let mut driver = LogDriver::new(lane, SyncMethod::Linked, sizes, generation, FIRST_SEGMENT);
+            // Clients wait for it.
+            driver.lane().hurry(Haste::Soon);
+            driver.set_filling(policy == FsyncPolicy::Always);
             seats.push(Seat { driver, start });
         }
         seats.iter_mut().try_for_each(Seat::wait_for_segment)?;
@@ -244,21 +248,31 @@ impl Opened {
     /// Opens a directory that nothing was loaded from, for saves: there must be nothing in it.
     pub fn open_unused(path: &Path, shards: usize) -> Result<Opened, StartError> {
         let opened = Opened::open(path, shards)?;
-        match opened.directory.manifest() {
-            Some(_) => Err(StartError::NotLoaded { directory: path.to_owned() }),
-            None => Ok(opened),
+        let names_data =
+            |manifest: &Manifest| manifest.shards.iter().any(|shard| shard.snapshot.is_some() || shard.has_log());
+        match opened.directory.manifest().is_some_and(names_data) {
+            true => Err(StartError::NotLoaded { directory: path.to_owned() }),
+            false => Ok(opened),
         }
     }
 
-    /// Has the disk's thread serve the directory, without logs. Nothing in it is changed.
+    /// Has the disk's thread serve the directory, without logs. One that is new gets a manifest that names nothing: otherwise
+    /// the files of a first snapshot that a crash interrupts would be data without a manifest.
     pub fn serve(
-        self,
+        mut self,
         segment_bytes: u64,
         shard_cores: &[usize],
         wake: impl Fn(u16) + Send + 'static,
     ) -> Result<Folder, StartError> {
         let (sizes, pool) = sizes(segment_bytes, self.shards);
         let (database, generation) = (self.database, self.directory.next_generation());
+        if self.directory.manifest().is_none() {
+            let nothing =
+                ShardManifest { snapshot: None, base_lsn: Lsn(0), first_generation: generation, first_segment: 0 };
+            let shards = vec![nothing; self.shards];
+            let manifest = Manifest { number: 0, database, generation, last_txid: 0, wall_ms: now_ms(), shards };
+            self.directory.switch(manifest)?;
+        }
         let machine = |source| StartError::Machine { step: "start a thread", source };
         let (thread, lanes) = pool::start(self.directory, pool, shard_cores, wake).map_err(machine)?;
         Ok(Folder { thread, lanes: lanes.into_iter().map(Some).collect(), database, generation, pool, sizes })

@@ -67,7 +67,10 @@ impl Ledger {
 
     /// Begins a save, unless one is under way; the main thread is told. Gives its number.
     pub fn begin(&self, kind: SaveKind) -> Result<u64, SaveRefused> {
-        let mut state = self.state();
+        self.begin_in(&mut self.state(), kind)
+    }
+
+    fn begin_in(&self, state: &mut State, kind: SaveKind) -> Result<u64, SaveRefused> {
         if !state.facts.is_available {
             return Err(SaveRefused::Unavailable);
         }
@@ -82,8 +85,9 @@ impl Ledger {
 
     /// Has a save begin when the one under way has ended, or at once.
     pub fn schedule(&self, kind: SaveKind) {
-        if self.begin(kind).is_err() {
-            self.state().facts.scheduled = Some(kind);
+        let mut state = self.state();
+        if self.begin_in(&mut state, kind).is_err() {
+            state.facts.scheduled = Some(kind);
         }
     }
 

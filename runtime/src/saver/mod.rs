@@ -145,9 +145,7 @@ impl Saver {
     /// No log is to begin any more.
     pub fn want_no_logs(&mut self) {
         self.wants_log.fill(false);
-        if matches!(self.state, State::Making) {
-            self.begins_log.fill(false);
-        }
+        self.begins_log.fill(false);
     }
 
     /// Whether a shard waits for a save that begins its log.
@@ -260,7 +258,10 @@ impl Saver {
         let Some(folder) = &mut self.folder else { unreachable!("it was opened") };
         let caller = folder.thread.caller();
         let shards = parts.len() as u16;
-        let has_failed = parts.iter().flatten().any(|part| matches!(part, Err(SnapshotFailure::Write(_))));
+        let has_failed = parts
+            .iter()
+            .flatten()
+            .any(|part| matches!(part, Err(SnapshotFailure::Write(_) | SnapshotFailure::NoSegment)));
         let Ok(parts): Result<Vec<SnapshotPart>, SnapshotFailure> = parts.into_iter().flatten().collect() else {
             caller.call(move |directory| give_up(directory, id, shards));
             // The logs that were to begin have begun, or what follows begins them again: with files of their own.
@@ -301,7 +302,8 @@ impl Saver {
         let (notices, pool) = (self.wires.notices.clone(), folder.pool);
         caller.call(move |directory| {
             let switched = directory.switch(manifest).map(|_| directory.recycle(pool, true).err());
-            if switched.is_err() {
+            // If it is not known which manifest would be found after a crash, what the new one names has to stay.
+            if switched.is_err() && !directory.is_unsettled() {
                 give_up(directory, id, shards);
             }
             let _ = notices.send(Notice::SaveStep(SaveStep::Switched(switched)));

@@ -31,6 +31,8 @@ impl Worker {
         }
         if let Some(failure) = driver.failure()
             && policy == FsyncPolicy::Always
+            && !self.log_ends
+            && shard.journal().is_poisoned()
         {
             return Err(WorkerError::Log(failure.clone()));
         }
@@ -88,7 +90,11 @@ impl Worker {
 
     /// The log that was begun after a failure counts: writes go on.
     pub(super) fn resume_writes(&mut self) {
-        if self.log_loss.take().is_some() {
+        let is_well = !self.parts.shard.journal().is_poisoned();
+        if !is_well {
+            // It has failed meanwhile too.
+            let _ = self.parts.notices.send(Notice::LogFailed(self.parts.id.0));
+        } else if self.log_loss.take().is_some() {
             info!("a log was begun behind a snapshot: writes to shard {} go on", self.parts.id.0);
             self.parts.shard.set_writes(Writes::Allowed);
         }
@@ -163,11 +169,8 @@ impl Worker {
 /// Which writes the state of a log lets in.
 #[inline]
 fn judge<B: crate::ring::StableBytes>(driver: &mut LogDriver<B>, journal: &Journal, now: Millis) -> Writes {
-    if driver.failure().is_some() {
-        return Writes::Refused;
-    }
     if !journal.is_on() {
-        return Writes::Allowed;
+        return if journal.is_poisoned() { Writes::Refused } else { Writes::Allowed };
     }
     if let Space::Full(_) = driver.space() {
         // What comes has a place as long as the journal has not come to the segment that cannot be made.

@@ -55,10 +55,10 @@ pub use snapshot::{LogOrder, SnapshotEnd, SnapshotFailure, SnapshotOrder, Snapsh
 pub enum Control {
     /// All shards have loaded what is theirs: go on behind it.
     Begin(Box<Beginning>),
-    /// Stop accepting, finish, flush, end. With a save before, without one, or with one if there are save points and no log
-    /// (None): then the end waits for `End`.
+    /// Stop accepting, finish, flush, and wait for `End`. With a save before, without one, or with one if there are save points
+    /// and no log (None).
     Stop { save: Option<bool> },
-    /// The save before the end is over.
+    /// The save before the end is over, or none is taken.
     End,
     /// Take a snapshot.
     Snapshot(Box<SnapshotOrder>),
@@ -181,8 +181,8 @@ pub struct Worker {
     snapshots: u32,
     /// When a stop gives up waiting; Some once asked to stop.
     stop_at: Option<Instant>,
-    /// One more snapshot is taken before the end.
-    stop_saves: bool,
+    /// The main thread has said that the end may come: a last snapshot is taken before, if one is wanted.
+    may_end: bool,
     drained: bool,
 }
 
@@ -218,7 +218,7 @@ impl Worker {
             saving: None,
             snapshots: 0,
             stop_at: None,
-            stop_saves: false,
+            may_end: false,
             drained: false,
         }
     }
@@ -364,7 +364,7 @@ impl Worker {
             match order {
                 Control::Begin(beginning) => self.go_on(*beginning),
                 Control::Stop { save } => self.stop(save),
-                Control::End => self.stop_saves = false,
+                Control::End => self.may_end = true,
                 order => self.take_save_order(order),
             }
         }
@@ -660,9 +660,9 @@ impl Worker {
             let config = self.parts.shard.config();
             let wants = save.unwrap_or(!config.save_points.is_empty() && !config.append_only);
             // What is not loaded yet is where it was.
-            self.stop_saves = wants && self.parts.loading.take().is_none();
+            let saves = wants && self.parts.loading.take().is_none();
             // The main thread outlives the workers.
-            let _ = self.parts.notices.send(Notice::Stopping { saves: self.stop_saves });
+            let _ = self.parts.notices.send(Notice::Stopping { saves });
             self.close_listeners();
             self.parts.shard.begin_shutdown();
         }
@@ -677,7 +677,7 @@ impl Worker {
         }
         let is_late = Instant::now() >= stop_at;
         let is_drained = self.parts.census.all_drained() || is_late;
-        is_drained && self.is_log_sealed(stop_at) && !self.stop_saves && self.saving.is_none()
+        is_drained && self.is_log_sealed(stop_at) && self.may_end && self.saving.is_none()
     }
 }
 

@@ -3,17 +3,17 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use torc_engine::log::{LogStart, Lsn};
+use torc_engine::log::{FsyncPolicy, LogStart, Lsn};
 use torc_engine::shard::SnapshotBase;
 use torc_engine::snapshot::{Block, Buffer, Totals};
 use torc_engine::store::SnapshotProgress;
-use tracing::info;
+use tracing::{error, info};
 
 use super::{Control, Notice, Parts, Worker};
-use crate::disk::Host;
 use crate::disk::log::{LogDriver, SegmentSizes};
-use crate::disk::pool::Lane;
-use crate::disk::start::FIRST_SEGMENT;
+use crate::disk::pool::{Lane, Space};
+use crate::disk::start::{FIRST_SEGMENT, Policed};
+use crate::disk::{DiskError, Host};
 use crate::limits::SNAPSHOT_WRITES_MAX;
 use crate::ring::{Key, SyncMethod, WriteFault};
 
@@ -59,6 +59,8 @@ pub struct SnapshotPart {
 pub enum SnapshotFailure {
     /// What was to be saved was flushed, or the snapshot was given up.
     Aborted,
+    /// The log behind it has no file.
+    NoSegment,
     Write(WriteFault),
 }
 
@@ -150,14 +152,51 @@ impl Worker {
             (Some(failure), _) => Err(failure),
             (None, SnapshotProgress::Aborted) => Err(SnapshotFailure::Aborted),
             (None, SnapshotProgress::Finished(totals)) => {
-                Ok(SnapshotPart { base: saving.base.expect("it was begun"), totals })
+                let mut base = saving.base.expect("it was begun");
+                match self.first_segment(base.segment) {
+                    Ok(Some(segment)) => base.segment = segment,
+                    // The manifest can name it when it is there.
+                    Ok(None) => {
+                        self.saving = Some(saving);
+                        return;
+                    }
+                    Err(why) => {
+                        error!(
+                            "shard {}: {why}; the snapshot is given up, for its log has no file to go on in",
+                            self.parts.id.0
+                        );
+                        return self.end_snapshot(saving, Err(SnapshotFailure::NoSegment));
+                    }
+                }
+                Ok(SnapshotPart { base, totals })
             }
             (None, _) => {
                 self.saving = Some(saving);
                 return;
             }
         };
+        self.end_snapshot(saving, result);
+    }
+
+    /// The segment that replay begins with which follows the snapshot: the one that the journal was in, or one before it that
+    /// has a file. None: it has none yet; Err: it cannot get one.
+    fn first_segment(&mut self, base: Option<(u64, u64)>) -> Result<Option<Option<(u64, u64)>>, Arc<DiskError>> {
+        let (Some((generation, segment)), Some(driver)) = (base, &mut self.parts.log) else { return Ok(Some(base)) };
+        // Without a log that lasts until here nothing is behind the snapshot that could be named.
+        if driver.failure().is_some() {
+            return Ok(Some(base));
+        }
+        match (driver.segment(), driver.space()) {
+            (Some(current), _) => Ok(Some(Some((generation, segment.min(current))))),
+            (None, Space::Full(why)) => Err(why.clone()),
+            (None, _) => Ok(None),
+        }
+    }
+
+    fn end_snapshot(&mut self, saving: Saving, result: Result<SnapshotPart, SnapshotFailure>) {
         let (shard, id) = (self.parts.id.0, saving.order.id);
+        // A log that did not come to begin leaves its way to the disk's thread.
+        self.spare_lane = saving.order.log.and_then(|log| log.lane).or(self.spare_lane.take());
         // The main thread outlives the workers.
         let _ = self.parts.notices.send(Notice::SnapshotEnded(SnapshotEnd { shard, id, result }));
     }
@@ -232,10 +271,19 @@ impl Worker {
         }
         let Parts { id, shard, log, .. } = &mut self.parts;
         let journal = shard.journal();
-        let is_over = log.as_ref().is_none_or(|driver| driver.failure().is_some()) || journal.is_sealed();
-        if journal.is_on() && !is_over {
-            journal.seal();
-            return;
+        if let Some(driver) = log {
+            if matches!(driver.space(), Space::Full(_)) && driver.segment() != journal.segment() {
+                // What comes next has no place, and nobody wants it any more.
+                driver.give_up_waiting(&mut Policed { journal, policy: FsyncPolicy::No });
+            }
+            let is_over = driver.failure().is_some() || journal.is_sealed();
+            if journal.is_on() && !is_over {
+                journal.seal();
+                return;
+            }
+            if driver.busy_since().is_some() {
+                return;
+            }
         }
         shard.end_log();
         (self.log_ends, self.log_loss) = (false, None);

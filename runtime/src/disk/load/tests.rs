@@ -197,7 +197,9 @@ fn begin(opened: Opened, loaded: &[(Shard, Vec<PartEnd>)]) -> Begun {
     ends.sort_by_key(|end| end.shard);
     ends.dedup();
     let cores: Vec<usize> = loaded.iter().map(|_| 0).collect();
-    opened.begin(&ends, SEGMENT_BYTES, &cores, |_| {}).expect("room on the disk")
+    opened
+        .begin(&ends, torc_engine::log::FsyncPolicy::EverySec, SEGMENT_BYTES, &cores, |_| {})
+        .expect("room on the disk")
 }
 
 /// Leaves everything as a kill would.
