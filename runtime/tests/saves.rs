@@ -210,3 +210,100 @@ fn a_log_that_has_become_long_is_replaced_by_a_snapshot() {
     let server = data.start(1, "everysec");
     assert_eq!(count(&mut connect(&server)), 10);
 }
+
+#[test]
+fn a_first_snapshot_that_is_killed_leaves_a_directory_that_starts() {
+    if skip_on_redis("its files are others") {
+        return;
+    }
+    let data = Data::new();
+    std::fs::create_dir(data.folder()).expect("a folder");
+    let flags = ["--appendonly", "no", "--save", "3600 1000000000", "--dir", data.path()];
+    for command in ["BGSAVE", "CONFIG SET appendonly yes"] {
+        let server = Server::start_sharded(2, &flags);
+        let mut connection = connect(&server);
+        fill(&mut connection, 0..50_000);
+        ask(&mut connection, command);
+        thread::sleep(Duration::from_millis(1));
+        kill(server);
+        let server = Server::start_sharded(2, &flags);
+        let found = count(&mut connect(&server));
+        assert!(found == 0 || found == 50_000, "{command}: {found}");
+        kill(server);
+    }
+}
+
+/// As Redis does: who asks for an end with a save does not lose what cannot be saved.
+#[test]
+fn a_shutdown_whose_save_fails_goes_on() {
+    if skip_on_redis("the limit would have to be another") {
+        return;
+    }
+    let data = Data::new();
+    std::fs::create_dir(data.folder()).expect("a folder");
+    let server = Server::start_sharded(2, &["--appendonly", "no", "--save", "3600 1", "--dir", data.path()]);
+    let mut connection = connect(&server);
+    fill(&mut connection, 0..10_000);
+    server.limit_files(Some(4096));
+    for command in ["SHUTDOWN", "SHUTDOWN SAVE"] {
+        assert!(ask(&mut connection, command).contains("Errors trying to SHUTDOWN"), "{command}");
+    }
+    assert_eq!(count(&mut connection), 10_000);
+    server.limit_files(None);
+    connection.send_packed_command(b"SHUTDOWN\r\n").expect("it is sent");
+    let (status, output) = server.wait_for_exit();
+    assert!(status.success(), "{output}");
+    // What was saved is loaded, whatever is to be kept from now on.
+    let server = Server::start_sharded(1, &["--appendonly", "no", "--dir", data.path()]);
+    assert_eq!(count(&mut connect(&server)), 10_000);
+}
+
+#[test]
+fn logging_that_is_switched_on_while_it_loads_begins_when_it_has() {
+    if skip_on_redis("its files are others") {
+        return;
+    }
+    let data = Data::new();
+    std::fs::create_dir(data.folder()).expect("a folder");
+    let flags = ["--appendonly", "no", "--save", "3600 1000000000", "--dir", data.path()];
+    let server = Server::start_sharded(2, &flags);
+    let mut connection = connect(&server);
+    fill(&mut connection, 0..200_000);
+    save(&mut connection);
+    kill(server);
+    let server = Server::start_loading(2, &flags);
+    let mut connection = connect(&server);
+    assert_eq!(ask(&mut connection, "CONFIG SET appendonly yes"), "OK");
+    wait_until("a log was begun", || info(&mut connection, "aof_rewrites") == "1");
+    assert_eq!(ask(&mut connection, "SET new 1"), "OK");
+    thread::sleep(Duration::from_millis(300));
+    kill(server);
+    let server = data.start(2, "everysec");
+    assert_eq!(count(&mut connect(&server)), 200_001);
+}
+
+#[test]
+fn logging_is_switched_to_and_fro() {
+    if skip_on_redis("its files are others") {
+        return;
+    }
+    let data = Data::new();
+    let server = data.start(3, "everysec");
+    let mut connection = connect(&server);
+    for round in 0..8 {
+        assert_eq!(ask(&mut connection, "CONFIG SET appendonly no"), "OK");
+        fill(&mut connection, round * 20..round * 20 + 20);
+        assert_eq!(ask(&mut connection, "CONFIG SET appendonly yes"), "OK");
+        if round % 2 == 0 {
+            assert_eq!(ask(&mut connection, "FLUSHALL"), "OK");
+        }
+        let rewrites = (round + 1).to_string();
+        wait_until("a log was begun", || info(&mut connection, "aof_rewrites") == rewrites);
+        assert_eq!(info(&mut connection, "aof_last_bgrewrite_status"), "ok");
+    }
+    let expected = count(&mut connection);
+    thread::sleep(Duration::from_millis(300));
+    kill(server);
+    let server = data.start(3, "everysec");
+    assert_eq!(count(&mut connect(&server)), expected);
+}
