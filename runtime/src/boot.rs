@@ -18,7 +18,7 @@ use torc_engine::limits::SHARD_BYTES_MIN;
 use tracing::{info, warn};
 
 use crate::crew::Crew;
-use crate::disk::names;
+use crate::disk::{DiskError, names};
 use crate::disk::start::{Opened, StartError};
 use crate::limits::FILES_RESERVED;
 use crate::listen::{self, ListenError};
@@ -69,10 +69,7 @@ pub fn run(loaded: Loaded) -> Result<(), BootError> {
     let shards = places.cores.len();
     allow_files(&mut config, shards)?;
     // It makes the directory if there is none.
-    // What was saved is loaded whatever is to be kept from now on.
-    let persists =
-        config.append_only || !config.save_points.is_empty() || Path::new(&config.dir).join(names::CURRENT).exists();
-    let opened = persists.then(|| Opened::open(Path::new(&config.dir), shards)).transpose()?;
+    let opened = open(&config, shards)?;
     let report = probe::probe(Path::new(&config.dir))?;
     let wake_by_ring = choose_wakeup(config.wakeup, &report);
     let (doors, addresses) = listen::open(&config.bind, config.port, config.tcp_backlog, shards)?;
@@ -91,6 +88,23 @@ pub fn run(loaded: Loaded) -> Result<(), BootError> {
     stopped?;
     info!("stopped");
     Ok(())
+}
+
+/// Opens the data directory, which is made if there is none; None if nothing is to be kept and nothing is there.
+fn open(config: &Config, shards: usize) -> Result<Option<Opened>, StartError> {
+    let dir = Path::new(&config.dir);
+    let keeps = config.append_only || !config.save_points.is_empty();
+    // What was saved is loaded whatever is to be kept from now on.
+    if !keeps && !dir.join(names::CURRENT).exists() {
+        return Ok(None);
+    }
+    match Opened::open(dir, shards) {
+        Err(StartError::Disk(error @ DiskError::InUse { .. })) if !keeps => {
+            warn!("{error}; this one loads and keeps nothing, as it was told to");
+            Ok(None)
+        }
+        opened => opened.map(Some),
+    }
 }
 
 /// At most ten lines about what matters.

@@ -332,3 +332,19 @@ fn starts_leave_nothing_behind_that_is_not_needed() {
     let ended: Vec<u64> = data.segments().iter().map(|path| fs::metadata(path).expect("a file").len()).collect();
     assert!(ended.iter().filter(|&&bytes| bytes < 64 << 10).count() >= 7, "{ended:?}");
 }
+
+/// Who keeps nothing may be started where another one serves its data.
+#[test]
+fn a_second_server_in_a_folder_keeps_nothing_if_it_is_told_so() {
+    if skip_on_redis("its files are others") {
+        return;
+    }
+    let data = Data::new();
+    let first = data.start(1, "always");
+    let _: () = connect(&first).set("key", "v").expect("SET");
+    let second = Server::start_sharded(1, &["--appendonly", "no", "--dir", data.path()]);
+    let keys: usize = redis::cmd("DBSIZE").query(&mut connect(&second)).expect("DBSIZE");
+    assert_eq!(keys, 0);
+    let saved: redis::RedisResult<()> = redis::cmd("SAVE").query(&mut connect(&second));
+    assert!(saved.is_err());
+}
