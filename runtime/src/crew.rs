@@ -14,7 +14,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use signal_hook::consts::SIGINT;
 use torc_engine::config::Config;
 use torc_engine::id::{Millis, ShardId};
-use torc_engine::machine::SaveKind;
+use torc_engine::machine::{SaveKind, SaveRefused};
 use torc_engine::shard::Shard;
 use tracing::{info, warn};
 
@@ -425,7 +425,8 @@ impl Crew {
         // If one was begun meanwhile it is of this moment too: nothing changes any more.
         let number = match ledger.begin(SaveKind::Snapshot) {
             Ok(number) => number,
-            Err(_) => ledger.facts().ended + 1,
+            Err(SaveRefused::Running(_)) => ledger.facts().ended + 1,
+            Err(SaveRefused::Unavailable) => return Err(BootError::LastSave),
         };
         while ledger.facts().ended < number {
             go_on(self);
