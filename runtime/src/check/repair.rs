@@ -24,7 +24,7 @@ use torc_engine::log::manifest::{Manifest, ShardManifest};
 use torc_engine::log::{FsyncPolicy, Journal, LogStart, Lsn, Record, Why};
 
 use super::examine::{fallback, older};
-use super::log::{Damage, Log, LogReader, Torn, read_log, read_snapshot};
+use super::log::{Damage, Fault, Log, LogReader, Torn, read_log, read_snapshot};
 use crate::disk::directory::failed;
 use crate::disk::files::Open;
 use crate::disk::log::SegmentSizes;
@@ -70,7 +70,7 @@ pub enum RepairError {
     )]
     Snapshot { shard: u16, file: SnapshotId, offset: u64, why: String, readable: u64, expected: u64 },
     #[error("{file}: {why}. That is no damage that a repair could mend; nothing was changed")]
-    Foreign { file: SegmentId, why: Why },
+    Foreign { file: SegmentId, why: Fault },
     #[error(
         "the copies and the new log take up to {needed} bytes in {directory}, and {available} are free. Nothing was changed; make \
          room, or copy the directory to a larger disk and repair it there"
@@ -134,7 +134,7 @@ impl Job {
 /// Repairs a directory that nobody uses. One without damage is not changed.
 pub fn repair<D: Disk>(disk: &D, path: &Path, plan: &Plan) -> Result<Outcome, RepairError> {
     let listed = disk.list(path).map_err(failed("list", path))?;
-    let mut directory = Directory::open(disk.clone(), path, Access::Serve)?;
+    let mut directory = Directory::open_incomplete(disk.clone(), path, Access::Serve)?;
     let mut outcome = Outcome {
         directory: path.to_owned(),
         method: plan.method,
@@ -206,7 +206,7 @@ fn judge<D: Disk>(
         Method::Truncate => read_log(manifest, shard, &row, &files, &mut readable)?,
         Method::SkipBatch => read_log(manifest, shard, &row, &files, &mut ())?,
     };
-    let is_foreign = |damage: &&Damage| matches!(damage.why, Why::Version(_) | Why::Database);
+    let is_foreign = |damage: &&Damage| matches!(damage.why, Fault::Damaged(Why::Version(_) | Why::Database));
     if let Some(damage) = log.damages.iter().find(is_foreign) {
         return Err(RepairError::Foreign { file: damage.id, why: damage.why });
     }
@@ -368,7 +368,7 @@ fn check_space<D: Disk>(disk: &D, directory: &Directory<D>, jobs: &[Job], plan: 
             needed += 2 * bytes + plan.sizes.full_bytes;
         }
         if let Some((_, id)) = job.mended.fallback {
-            needed += directory.open_snapshot(id)?.1;
+            needed += directory.snapshot_bytes(id);
         }
     }
     let available = disk.available(path).map_err(failed("ask for the free space of", path))?;
@@ -385,7 +385,8 @@ fn copy<D: Disk>(disk: &D, directory: &Directory<D>, manifest: &Manifest, jobs: 
     disk.create_directory(&folder).map_err(failed("create", &folder))?;
     let mut names = vec![CURRENT.to_string(), names::manifest(manifest.number)];
     for job in jobs {
-        names.extend(job.mended.fallback.map(|(_, id)| id.to_string()));
+        let damaged = job.mended.fallback.map(|(_, id)| id).filter(|id| directory.has_snapshot(*id));
+        names.extend(damaged.map(|id| id.to_string()));
         if job.is_rewritten() {
             names.extend(job.files.iter().map(|(id, _)| id.to_string()));
         }
@@ -438,7 +439,9 @@ impl Outcome {
         for mended in &self.shards {
             line(format!("shard {}: {} records behind its snapshot {kept}", mended.shard, mended.records_kept));
             if let Some((number, id)) = mended.fallback {
-                line(format!("  {id} is damaged; the snapshot and the log of MANIFEST-{number} have all that it had"));
+                line(format!(
+                    "  {id} is damaged or missing; the snapshot and the log of MANIFEST-{number} have all that it had"
+                ));
             }
             for damage in &mended.damages {
                 line(format!("  damage: {damage}"));
