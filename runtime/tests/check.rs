@@ -201,6 +201,7 @@ fn directory_that_nobody_knows_what_counts_in_is_kept_as_it_is() {
     assert!(status == 0 && !out.contains("switch"), "{status} {out}");
 
     let others = Data::new();
+    fs::create_dir_all(others.folder()).expect("a folder");
     assert_eq!(torc(&["check", others.path()]).0, 0);
     fs::write(others.folder().join("notes.txt"), "x").expect("write");
     let (status, out, _) = torc(&["check", others.path()]);

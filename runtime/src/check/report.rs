@@ -185,7 +185,7 @@ impl Report {
         if let Some(newer) = self.newer.as_ref().filter(|newer| newer.is_unfinished) {
             line(format!(
                 "{} came after that and does not count: a crash in the middle of a switch leaves that; nothing was logged under \
-                 it, and a server removes it",
+                 it, and a server removes it; if CURRENT was changed by hand, copy the directory before a start",
                 newer.names()
             ));
         }
