@@ -4,7 +4,7 @@
 //! a damaged shard is therefore written again, as a log of a new generation, and a manifest then makes that count:
 //!
 //! 1. read everything, and find out what would be lost;
-//! 2. copy what is to be replaced to `repair-<n>`, and sync that;
+//! 2. copy what is to be replaced, and what came after the manifest that counts, to `repair-<n>`, and sync that;
 //! 3. write the new log; nobody looks at it, as no manifest has its generation;
 //! 4. switch to a manifest that begins there;
 //! 5. remove the old log, of which there is the copy.
@@ -153,8 +153,9 @@ pub fn repair<D: Disk>(disk: &D, path: &Path, plan: &Plan) -> Result<Outcome, Re
     if jobs.is_empty() || plan.is_dry {
         return Ok(outcome);
     }
-    check_space(disk, &directory, &jobs, plan)?;
-    outcome.copy = Some(copy(disk, &directory, &manifest, &jobs)?);
+    let later = later(&listed, &manifest);
+    check_space(disk, &directory, &jobs, &later, plan)?;
+    outcome.copy = Some(copy(disk, &directory, &manifest, &jobs, &later)?);
 
     let generation = directory.next_generation();
     let mut next = Manifest { generation, wall_ms: plan.now.0, ..manifest.clone() };
@@ -359,9 +360,25 @@ impl<D: Disk> LogReader for Rewriter<'_, D> {
     }
 }
 
-fn check_space<D: Disk>(disk: &D, directory: &Directory<D>, jobs: &[Job], plan: &Plan) -> Result<(), RepairError> {
+/// What came after the manifest that counts, with its bytes. The next manifest does away with it, and if `CURRENT` was set back
+/// that is data.
+fn later(listed: &[(String, u64)], manifest: &Manifest) -> Vec<(String, u64)> {
+    let is_later = |name: &str| {
+        let of_segment = SegmentId::parse(name).is_some_and(|id| id.generation > manifest.generation);
+        of_segment || names::parse_manifest(name).is_some_and(|number| number > manifest.number)
+    };
+    listed.iter().filter(|(name, _)| is_later(name)).cloned().collect()
+}
+
+fn check_space<D: Disk>(
+    disk: &D,
+    directory: &Directory<D>,
+    jobs: &[Job],
+    later: &[(String, u64)],
+    plan: &Plan,
+) -> Result<(), RepairError> {
     let path = directory.path();
-    let mut needed = 0;
+    let mut needed: u64 = later.iter().map(|(_, bytes)| bytes).sum();
     for job in jobs {
         let bytes: u64 = job.files.iter().map(|(_, bytes)| bytes).sum();
         if job.is_rewritten() {
@@ -379,11 +396,18 @@ fn check_space<D: Disk>(disk: &D, directory: &Directory<D>, jobs: &[Job], plan: 
 }
 
 /// Copies all that is going to be replaced, and what says that it counted. Gives the folder.
-fn copy<D: Disk>(disk: &D, directory: &Directory<D>, manifest: &Manifest, jobs: &[Job]) -> Result<PathBuf, DiskError> {
+fn copy<D: Disk>(
+    disk: &D,
+    directory: &Directory<D>,
+    manifest: &Manifest,
+    jobs: &[Job],
+    later: &[(String, u64)],
+) -> Result<PathBuf, DiskError> {
     let path = directory.path();
     let folder = free_folder(disk, path)?;
     disk.create_directory(&folder).map_err(failed("create", &folder))?;
     let mut names = vec![CURRENT.to_string(), names::manifest(manifest.number)];
+    names.extend(later.iter().map(|(name, _)| name.clone()));
     for job in jobs {
         let damaged = job.mended.fallback.map(|(_, id)| id).filter(|id| directory.has_snapshot(*id));
         names.extend(damaged.map(|id| id.to_string()));

@@ -413,6 +413,12 @@ fn directory_that_was_set_back_is_not_sound() {
         assert!(text.contains("keep all of it\n  MANIFEST-2 ") && text.contains("  wal-2-1-000001.log"), "{text}");
         assert!(!text.contains("files that nobody needs"), "{text}");
         assert_eq!(report.to_json()["newer"]["unfinished"], false);
+        // A repair for another reason keeps copies of what came later.
+        let logged = sim.get("/data/wal-2-1-000001.log");
+        flip(&sim, "wal-1-0-000002.log", 2 * PAGE + 100);
+        mended(&sim, Method::SkipBatch);
+        assert_eq!(sim.get("/data/repair-1/wal-2-1-000001.log"), logged);
+        assert!(sim.get("/data/repair-1/MANIFEST-2").is_some());
     }
 }
 
