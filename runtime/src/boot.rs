@@ -18,8 +18,8 @@ use torc_engine::limits::SHARD_BYTES_MIN;
 use tracing::{info, warn};
 
 use crate::crew::Crew;
-use crate::disk::{DiskError, names};
 use crate::disk::start::{Opened, StartError};
+use crate::disk::{DiskError, names};
 use crate::limits::FILES_RESERVED;
 use crate::listen::{self, ListenError};
 use crate::log::{self, LogError};

@@ -11,16 +11,18 @@
 //! | --- | --- | --- |
 //! | 0 | sound | repaired, or nothing was wrong |
 //! | 1 | a crash tore an unsynced write: the next start mends that | - |
-//! | 2 | corrupt: damaged, no valid manifest, or of another version | it cannot be repaired so; as it was |
+//! | 2 | corrupt: damaged, no valid manifest, a newer one that does not count, or of another version | it cannot be repaired so; as it was |
 //! | 64 | called wrongly | called wrongly |
+//! | 66 | there is no file of Torc's, and there are others | - |
 //! | 74 | it cannot be read | it cannot be read or written |
 //! | 75 | - | somebody uses it; as it was |
 //!
 //! With `--dry-run` the statuses of `repair` are the same and nothing is changed. `examine.rs` looks, `repair.rs` mends, `log.rs`
-//! reads a shard for both, and `report.rs` says what was found.
+//! reads a shard for both, `newer.rs` judges manifests that do not count yet, and `report.rs` says what was found.
 
 mod examine;
 mod log;
+mod newer;
 mod repair;
 mod report;
 #[cfg(test)]
@@ -65,13 +67,15 @@ const STATUS_CORRUPT: u8 = 2;
     bin_name = "torc check",
     after_help = "\
 Exit status: 0 sound; 1 torn, which the next start mends by itself; 2 corrupt, another version, or data without a valid \
-manifest; 64 called wrongly; 74 the directory cannot be read.
+manifest or with a newer one that does not count; 64 called wrongly; 66 foreign: files, and none of Torc's; 74 the directory cannot be read.
 
 --json prints one object:
-  directory, verdict (sound, torn, corrupt), exit_status, advice
+  directory, verdict (sound, torn, corrupt, foreign), exit_status, advice
   in_use, in_use_by           whether somebody serves it, and the process, or null
   problem                     why no manifest counts, or null
   manifest                    null, or {file, number, generation}
+  newer                       null, or {files, unfinished}: manifests after that one, and whether a switch to them
+                              was merely not finished
   shards[]                    shard, verdict, and
     .snapshot                 null, or {file, bytes, entries, entries_expected,
                                         damage: null or {offset, why, fallback_manifest}}

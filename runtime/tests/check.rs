@@ -170,6 +170,91 @@ fn only_the_damaged_shard_is_touched() {
 }
 
 #[test]
+fn directory_that_nobody_knows_what_counts_in_is_kept_as_it_is() {
+    if skip_on_redis("it has no such command") {
+        return;
+    }
+    let (data, server) = filled();
+    stop(server);
+    let current = fs::read(data.folder().join("CURRENT")).expect("it is there");
+    let line = String::from_utf8(current.clone()).expect("text");
+    fs::write(data.folder().join("CURRENT"), "").expect("write");
+    let (status, out, _) = torc(&["check", data.path()]);
+    assert!(status == 2 && out.contains("keep all of it\n  MANIFEST-") && !out.contains("nobody needs"), "{out}");
+    assert!(out.contains(&format!("one with the line '{}'", line.trim_end())), "{out}");
+
+    // A newer manifest was there once: none before it is offered.
+    let name = line.split(' ').next().expect("a name");
+    let number: u64 = name.strip_prefix("MANIFEST-").and_then(|number| number.parse().ok()).expect("a number");
+    let newer = data.folder().join(format!("MANIFEST-{}", number + 1));
+    fs::write(&newer, "damaged").expect("write");
+    let (status, out, _) = torc(&["check", data.path()]);
+    assert!(status == 2 && out.contains("would be lost") && !out.contains(line.trim_end()), "{status} {out}");
+
+    // And this is what a crash in the middle of a switch leaves.
+    fs::write(data.folder().join("CURRENT"), current).expect("write");
+    let (status, out, _) = torc(&["check", data.path()]);
+    assert!(status == 0 && out.contains("a crash in the middle of a switch leaves that"), "{status} {out}");
+    stop(data.start(1, "always"));
+    assert!(!newer.exists());
+    let (status, out, _) = torc(&["check", data.path()]);
+    assert!(status == 0 && !out.contains("switch"), "{status} {out}");
+
+    let others = Data::new();
+    fs::create_dir_all(others.folder()).expect("a folder");
+    assert_eq!(torc(&["check", others.path()]).0, 0);
+    fs::write(others.folder().join("notes.txt"), "x").expect("write");
+    let (status, out, _) = torc(&["check", others.path()]);
+    assert!(status == 66 && out.contains("foreign: there is no data of Torc's here"), "{status} {out}");
+}
+
+#[test]
+fn missing_files_are_refused_and_what_is_left_is_saved() {
+    if skip_on_redis("it has no such command") {
+        return;
+    }
+    let (data, server) = filled();
+    let mut connection = connect(&server);
+    let _: () = redis::cmd("SAVE").query(&mut connection).expect("SAVE");
+    let _: () = connection.set("after", "v").expect("SET");
+    stop(server);
+    let flags = ["--cores", "0", "--appendonly", "yes", "--dir", data.path()];
+    let refused = |name: &str| {
+        let (status, output) = run_refused(None, free_port(), &flags);
+        assert!(!status.success() && output.contains(name), "{output}");
+        for command in ["check", "repair"] {
+            assert!(output.contains(&format!("torc {command} {}", data.path())), "{output}");
+        }
+    };
+    let (_, found) = json(&["check", data.path(), "--json"]);
+    let snapshot = found["shards"][0]["snapshot"]["file"].as_str().expect("a snapshot");
+    let first = found["shards"][0]["log"]["segments"][0]["file"].as_str().expect("a segment");
+    let bytes = fs::read(data.folder().join(snapshot)).expect("the snapshot");
+
+    // A snapshot that is damaged, or missing: without an older one nothing else will do.
+    let mut damaged = bytes.clone();
+    damaged[100] ^= 1;
+    fs::write(data.folder().join(snapshot), damaged).expect("write");
+    refused(snapshot);
+    fs::remove_file(data.folder().join(snapshot)).expect("it was there");
+    refused(snapshot);
+    let (status, out, _) = torc(&["check", data.path()]);
+    assert!(status == 2 && out.contains("DAMAGED at offset 0: the file is missing"), "{status} {out}");
+    fs::write(data.folder().join(snapshot), bytes).expect("write");
+
+    fs::remove_file(data.folder().join(first)).expect("it was there");
+    refused(first);
+    let (status, out, _) = torc(&["check", data.path()]);
+    assert!(status == 2 && out.contains(&format!("{first}, offset 0: the file is missing")), "{status} {out}");
+    let (status, out, error) = torc(&["repair", data.path(), "--truncate"]);
+    assert_eq!(status, 0, "{out} {error}");
+    let server = data.start(1, "always");
+    let keys: usize = redis::cmd("DBSIZE").query(&mut connect(&server)).expect("DBSIZE");
+    assert_eq!(keys, 50);
+    stop(server);
+}
+
+#[test]
 fn statuses_tell_mistakes_from_corruption() {
     if skip_on_redis("it has no such command") {
         return;

@@ -91,7 +91,8 @@ fn a_torn_end_is_cut_off_and_damage_is_refused() {
     let (status, output) =
         run_refused(None, free_port(), &["--cores", "0", "--appendonly", "yes", "--dir", data.path()]);
     assert!(!status.success());
-    for named in ["the log of shard 0", data.path(), "segment 1", "offset 40960", "were durable", "Nothing was changed"]
+    for named in
+        ["the log of shard 0", data.path(), "wal-1-0-000001.log", "offset 40960", "were durable", "Nothing was changed"]
     {
         assert!(output.contains(named), "{named} is not in: {output}");
     }

@@ -16,6 +16,8 @@
 //!
 //! The search for evidence looks at the beginning of each page up to the end of the file, and of files behind it.
 
+use std::cmp::Ordering;
+
 use thiserror::Error;
 
 use super::Lsn;
@@ -98,9 +100,10 @@ pub struct TornTail {
 
 /// Something that was durable is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("segment {segment} of generation {generation}, offset {offset}: {why}; {}", match first <= last {
-    true => format!("records {first} to {last} were durable and cannot be read"),
-    false => format!("record {first} and what follows cannot be read"),
+#[error("segment {segment} of generation {generation}, offset {offset}: {why}; {}", match first.cmp(last) {
+    Ordering::Less => format!("record {first} cannot be read, and those after it, which were durable up to {last}, are in doubt"),
+    Ordering::Equal => format!("record {first} was durable and cannot be read"),
+    Ordering::Greater => format!("record {first} and what follows cannot be read"),
 })]
 pub struct Damage {
     pub generation: u64,

@@ -7,6 +7,7 @@ use std::path::Path;
 use torc_engine::log::manifest::{Current, MANIFEST_BYTES_MAX, Manifest, ShardManifest};
 
 use super::log::{read_log, read_snapshot};
+use super::newer::newer;
 use super::report::{FileReport, Report, Role, ShardReport, Verdict};
 use crate::disk::directory::failed;
 use crate::disk::files::Open;
@@ -27,7 +28,8 @@ pub fn examine<D: Disk>(disk: &D, path: &Path) -> Result<Report, DiskError> {
             Err(DiskError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && !is_last => continue,
             found => Report { user, ..found? },
         };
-        let is_same = before.as_ref().is_some_and(|before| before.damage() == report.damage());
+        let is_same =
+            before.as_ref().is_some_and(|before| before.damage() == report.damage() && before.newer == report.newer);
         if is_last || report.verdict() != Verdict::Corrupt || is_same {
             return Ok(report);
         }
@@ -45,21 +47,24 @@ pub fn look<D: Disk>(disk: &D, path: &Path) -> Result<Report, DiskError> {
         problem: None,
         hint: None,
         manifest: None,
+        newer: None,
         shards: Vec::new(),
         files: Vec::new(),
     };
-    let directory = match Directory::open(disk.clone(), path, Access::Inspect) {
+    let directory = match Directory::open_incomplete(disk.clone(), path, Access::Inspect) {
         Ok(directory) => directory,
         Err(error @ DiskError::Io { .. }) => return Err(error),
         Err(error) => {
             report.problem = Some(error.to_string());
-            report.hint = newest_sound(disk, path, &listed);
-            report.files = files(disk, path, &listed, None, &[])?;
+            report.hint = remedy(disk, path, &listed, &error);
+            report.files = files(disk, path, &listed, None, &[], Role::Unknown)?;
             return Ok(report);
         }
     };
     let older = older(disk, path, &listed, directory.manifest());
-    report.files = files(disk, path, &listed, directory.manifest(), &older)?;
+    report.newer = newer(disk, path, &listed, &directory)?;
+    let loose = if report.is_set_back() { Role::Unknown } else { Role::Unneeded };
+    report.files = files(disk, path, &listed, directory.manifest(), &older, loose)?;
     let Some(manifest) = directory.manifest() else { return Ok(report) };
     report.manifest = Some((manifest.number, manifest.generation));
     for (shard, row) in manifest.shards.iter().enumerate() {
@@ -113,14 +118,14 @@ pub fn fallback<D: Disk>(
             Ok(None) => return Ok(Some((manifest.number, row))),
             Ok(Some(snapshot)) if snapshot.damage.is_none() => return Ok(Some((manifest.number, row))),
             Ok(Some(_)) => {}
-            Err(DiskError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
     Ok(None)
 }
 
-fn read_manifest<D: Disk>(disk: &D, path: &Path, number: u64) -> Option<(Manifest, Vec<u8>)> {
+/// A manifest and its bytes; None: it is not sound.
+pub fn read_manifest<D: Disk>(disk: &D, path: &Path, number: u64) -> Option<(Manifest, Vec<u8>)> {
     let path = path.join(names::manifest(number));
     let file = disk.open(&path, Open::Read).ok()?;
     let bytes = file.bytes().ok().filter(|&bytes| bytes <= MANIFEST_BYTES_MAX as u64)?;
@@ -131,22 +136,44 @@ fn read_manifest<D: Disk>(disk: &D, path: &Path, number: u64) -> Option<(Manifes
     Some((manifest, content))
 }
 
-/// What to try if `CURRENT` does not lead anywhere.
-fn newest_sound<D: Disk>(disk: &D, path: &Path, listed: &[(String, u64)]) -> Option<String> {
+/// What may help if no manifest counts. Another one is made to count only where nothing came after it: what a manifest does not
+/// need is removed by the next start.
+fn remedy<D: Disk>(disk: &D, path: &Path, listed: &[(String, u64)], error: &DiskError) -> Option<String> {
+    let named = match error {
+        DiskError::Current { .. } => read_whole(disk, &path.join(CURRENT)).ok().and_then(|line| Current::decode(&line)),
+        DiskError::NoManifest { .. } | DiskError::Manifest { .. } => None,
+        _ => return None,
+    };
     let mut numbers: Vec<u64> = listed.iter().filter_map(|(name, _)| names::parse_manifest(name)).collect();
     numbers.sort_unstable();
-    let (manifest, bytes) = numbers.iter().rev().find_map(|&number| read_manifest(disk, path, number))?;
-    let line = Current::to(&bytes, manifest.number).encode();
+    let Some((manifest, bytes)) = numbers.iter().rev().find_map(|&number| read_manifest(disk, path, number)) else {
+        return Some("No manifest is sound. Copy the directory before anything else".into());
+    };
+    let sound = names::manifest(manifest.number);
+    // A name with the checksum of that one is a damaged name of it.
+    let named = named.filter(|named| !named.leads_to(&bytes)).map(|named| named.number);
+    let last = numbers.into_iter().chain(named).max().unwrap_or(manifest.number);
+    let reason = match error {
+        _ if last > manifest.number => format!("{} came after it", names::manifest(last)),
+        DiskError::Manifest { .. } => "CURRENT, which names another one, is not what is damaged".into(),
+        _ => {
+            let line = Current::to(&bytes, manifest.number).encode();
+            return Some(format!(
+                "The newest manifest, {sound}, is sound: if no copy of CURRENT is to be had, one with the line '{}' leads to \
+                 it; copy the directory before you write that",
+                line.trim_end()
+            ));
+        }
+    };
     Some(format!(
-        "The newest sound manifest is {}: if no copy of CURRENT is to be had, one with the line '{}' leads to it; copy the \
-         directory before you write that",
-        names::manifest(manifest.number),
-        line.trim_end()
+        "The newest sound manifest is {sound}, and {reason}: if {sound} were made to count, everything after it would be lost, \
+         and removed by the next start. Copy the directory before anything else, and bring what is damaged or missing back from \
+         a copy"
     ))
 }
 
 /// Reads a file that may grow, as far as it goes.
-fn read_whole<D: Disk>(disk: &D, path: &Path) -> Result<Vec<u8>, DiskError> {
+pub fn read_whole<D: Disk>(disk: &D, path: &Path) -> Result<Vec<u8>, DiskError> {
     let file = disk.open(path, Open::Read).map_err(failed("open", path))?;
     let mut content = vec![0; file.bytes().map_err(failed("look at", path))? as usize];
     let read = file.read_full_at(&mut content, 0).map_err(failed("read", path))?;
@@ -154,17 +181,18 @@ fn read_whole<D: Disk>(disk: &D, path: &Path) -> Result<Vec<u8>, DiskError> {
     Ok(content)
 }
 
-/// All files and what they are for.
+/// All files and what they are for; `loose`: those of Torc's that no manifest needs.
 fn files<D: Disk>(
     disk: &D,
     path: &Path,
     listed: &[(String, u64)],
     manifest: Option<&Manifest>,
     older: &[Manifest],
+    loose: Role,
 ) -> Result<Vec<FileReport>, DiskError> {
     let mut files: Vec<FileReport> = listed
         .iter()
-        .map(|(name, bytes)| FileReport { name: name.clone(), bytes: *bytes, role: role(name, manifest, older) })
+        .map(|(name, bytes)| FileReport { name: name.clone(), bytes: *bytes, role: role(name, manifest, older, loose) })
         .collect();
     let spares = match disk.list(&path.join(POOL)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -181,7 +209,7 @@ fn files<D: Disk>(
     Ok(files)
 }
 
-fn role(name: &str, manifest: Option<&Manifest>, older: &[Manifest]) -> Role {
+fn role(name: &str, manifest: Option<&Manifest>, older: &[Manifest], loose: Role) -> Role {
     let row_of = |manifest: &Manifest, shard: u16| manifest.shards.get(shard as usize).copied();
     let needs_segment = |manifest: &Manifest, id: SegmentId| {
         row_of(manifest, id.shard).is_some_and(|row| {
@@ -192,17 +220,16 @@ fn role(name: &str, manifest: Option<&Manifest>, older: &[Manifest]) -> Role {
     let needs_snapshot =
         |manifest: &Manifest, id: SnapshotId| row_of(manifest, id.shard).is_some_and(|row| row.snapshot == Some(id.id));
     let by = |role: Role, needs: &dyn Fn(&Manifest) -> bool| match manifest {
-        None => Role::Unknown,
         Some(current) if needs(current) => role,
         Some(_) if older.iter().any(needs) => Role::Previous,
-        Some(_) => Role::Unneeded,
+        _ => loose,
     };
     if name == LOCK {
         Role::Lock
     } else if name == CURRENT {
         Role::Current
     } else if name == CURRENT_NEXT {
-        Role::Unneeded
+        loose
     } else if let Some(id) = SegmentId::parse(name) {
         by(Role::Segment, &|manifest| needs_segment(manifest, id))
     } else if let Some(id) = SnapshotId::parse(name) {

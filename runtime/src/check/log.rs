@@ -1,5 +1,8 @@
 //! One shard's log and its snapshot, read whole, past damage too.
 
+use std::fmt;
+use std::io;
+
 use torc_engine::id::Millis;
 use torc_engine::limits::SNAPSHOT_BLOCK_BYTES_MAX;
 use torc_engine::log::format::{HeaderFound, SegmentHeader};
@@ -58,9 +61,26 @@ pub struct Damage {
     /// The first record that is missing, and the last that is known to have been durable; less than the first: none is.
     pub first_lsn: Lsn,
     pub last_lsn: Lsn,
-    pub why: Why,
+    pub why: Fault,
     /// The last record that is missing if what follows is read; None: nothing follows.
     pub skipped_to: Option<Lsn>,
+}
+
+/// What is wrong with a file of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The manifest needs it, and it is not there.
+    Missing,
+    Damaged(Why),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Missing => write!(out, "the file is missing"),
+            Fault::Damaged(why) => why.fmt(out),
+        }
+    }
 }
 
 /// Who is shown what a log holds.
@@ -80,7 +100,8 @@ impl LogReader for () {
     }
 }
 
-/// Reads a shard's log: the segments of `files`, in order, behind the base of `row`.
+/// Reads a shard's log: the segments of `files`, in order, behind the base of `row`. That the first one, which `row` names, is
+/// missing is damage before all others.
 pub fn read_log<M: AsRef<[u8]>>(
     manifest: &Manifest,
     shard: u16,
@@ -93,7 +114,13 @@ pub fn read_log<M: AsRef<[u8]>>(
         .map(|(id, bytes)| Segment { generation: id.generation, segment: id.number, bytes: bytes.as_ref() })
         .collect();
     let mut notes: Vec<LogSegment> = files.iter().map(|(id, bytes)| about(*id, bytes.as_ref())).collect();
+    let first = SegmentId { shard, generation: row.first_generation, number: row.first_segment };
+    let is_first_missing = row.has_log() && !files.iter().any(|(id, _)| *id == first);
     let mut damages = Vec::new();
+    if is_first_missing {
+        let (first_lsn, last_lsn) = (Lsn(row.base_lsn.0 + 1), Lsn(0));
+        damages.push(Damage { id: first, offset: 0, first_lsn, last_lsn, why: Fault::Missing, skipped_to: None });
+    }
     let mut replay = Replay::new(Expected { database: manifest.database, shard, base: row.base_lsn }, &segments);
     let mut before: Option<Position> = None;
     let end = loop {
@@ -101,20 +128,31 @@ pub fn read_log<M: AsRef<[u8]>>(
         match replay.step(|records| reader.records(records, is_behind_damage)) {
             Ok(true) => {
                 let now = replay.position().expect("a batch was read");
+                if let ([missing], true) = (&mut damages[..], is_first_missing && before.is_none()) {
+                    missing.skipped_to = Some(row.base_lsn);
+                }
                 note(&mut notes, before, now);
                 before = Some(now);
                 reader.stepped()?;
             }
             Ok(false) => break replay.end(),
             Err(damage) => {
-                let skipped = replay.skip_damage();
+                let skipped = replay.skip_damage().map(|(_, last)| last);
+                if let ([missing], true, Why::Start | Why::Header) =
+                    (&mut damages[..], is_first_missing && before.is_none(), damage.why)
+                {
+                    // That is how the missing file shows.
+                    (missing.last_lsn, missing.skipped_to) = (damage.last, skipped);
+                    before = replay.position();
+                    continue;
+                }
                 damages.push(Damage {
                     id: SegmentId { shard, generation: damage.generation, number: damage.segment },
                     offset: damage.offset,
                     first_lsn: damage.first,
                     last_lsn: damage.last,
-                    why: damage.why,
-                    skipped_to: skipped.map(|(_, last)| last),
+                    why: Fault::Damaged(damage.why),
+                    skipped_to: skipped,
                 });
                 before = replay.position();
             }
@@ -188,7 +226,7 @@ pub struct SnapshotDamaged {
     pub why: String,
 }
 
-/// Reads the snapshot of a shard, if it has one.
+/// Reads the snapshot of a shard, if it has one. A file that is missing is damaged from its beginning on.
 pub fn read_snapshot<D: Disk>(
     directory: &Directory<D>,
     manifest: &Manifest,
@@ -197,8 +235,15 @@ pub fn read_snapshot<D: Disk>(
 ) -> Result<Option<Snapshot>, DiskError> {
     let Some(id) = row.snapshot.map(|id| SnapshotId { id, shard }) else { return Ok(None) };
     let path = directory.snapshot_path(id);
-    let (file, bytes) = directory.open_snapshot(id)?;
-    let mut found = Snapshot { id, bytes, entries: 0, expected: 0, damage: None };
+    let mut found = Snapshot { id, bytes: 0, entries: 0, expected: 0, damage: None };
+    let (file, bytes) = match directory.open_snapshot(id) {
+        Err(DiskError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            found.damage = Some(SnapshotDamaged { offset: 0, why: "the file is missing".into() });
+            return Ok(Some(found));
+        }
+        opened => opened?,
+    };
+    found.bytes = bytes;
     let damaged =
         |damage: SnapshotDamage| Some(SnapshotDamaged { offset: damage.offset, why: damage.cause.to_string() });
     let mut page = [0; PAGE_BYTES];

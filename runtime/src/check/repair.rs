@@ -4,7 +4,7 @@
 //! a damaged shard is therefore written again, as a log of a new generation, and a manifest then makes that count:
 //!
 //! 1. read everything, and find out what would be lost;
-//! 2. copy what is to be replaced to `repair-<n>`, and sync that;
+//! 2. copy what is to be replaced, and what came after the manifest that counts, to `repair-<n>`, and sync that;
 //! 3. write the new log; nobody looks at it, as no manifest has its generation;
 //! 4. switch to a manifest that begins there;
 //! 5. remove the old log, of which there is the copy.
@@ -24,7 +24,7 @@ use torc_engine::log::manifest::{Manifest, ShardManifest};
 use torc_engine::log::{FsyncPolicy, Journal, LogStart, Lsn, Record, Why};
 
 use super::examine::{fallback, older};
-use super::log::{Damage, Log, LogReader, Torn, read_log, read_snapshot};
+use super::log::{Damage, Fault, Log, LogReader, Torn, read_log, read_snapshot};
 use crate::disk::directory::failed;
 use crate::disk::files::Open;
 use crate::disk::log::SegmentSizes;
@@ -70,7 +70,7 @@ pub enum RepairError {
     )]
     Snapshot { shard: u16, file: SnapshotId, offset: u64, why: String, readable: u64, expected: u64 },
     #[error("{file}: {why}. That is no damage that a repair could mend; nothing was changed")]
-    Foreign { file: SegmentId, why: Why },
+    Foreign { file: SegmentId, why: Fault },
     #[error(
         "the copies and the new log take up to {needed} bytes in {directory}, and {available} are free. Nothing was changed; make \
          room, or copy the directory to a larger disk and repair it there"
@@ -134,7 +134,7 @@ impl Job {
 /// Repairs a directory that nobody uses. One without damage is not changed.
 pub fn repair<D: Disk>(disk: &D, path: &Path, plan: &Plan) -> Result<Outcome, RepairError> {
     let listed = disk.list(path).map_err(failed("list", path))?;
-    let mut directory = Directory::open(disk.clone(), path, Access::Serve)?;
+    let mut directory = Directory::open_incomplete(disk.clone(), path, Access::Serve)?;
     let mut outcome = Outcome {
         directory: path.to_owned(),
         method: plan.method,
@@ -153,8 +153,9 @@ pub fn repair<D: Disk>(disk: &D, path: &Path, plan: &Plan) -> Result<Outcome, Re
     if jobs.is_empty() || plan.is_dry {
         return Ok(outcome);
     }
-    check_space(disk, &directory, &jobs, plan)?;
-    outcome.copy = Some(copy(disk, &directory, &manifest, &jobs)?);
+    let later = later(&listed, &manifest);
+    check_space(disk, &directory, &jobs, &later, plan)?;
+    outcome.copy = Some(copy(disk, &directory, &manifest, &jobs, &later)?);
 
     let generation = directory.next_generation();
     let mut next = Manifest { generation, wall_ms: plan.now.0, ..manifest.clone() };
@@ -206,7 +207,7 @@ fn judge<D: Disk>(
         Method::Truncate => read_log(manifest, shard, &row, &files, &mut readable)?,
         Method::SkipBatch => read_log(manifest, shard, &row, &files, &mut ())?,
     };
-    let is_foreign = |damage: &&Damage| matches!(damage.why, Why::Version(_) | Why::Database);
+    let is_foreign = |damage: &&Damage| matches!(damage.why, Fault::Damaged(Why::Version(_) | Why::Database));
     if let Some(damage) = log.damages.iter().find(is_foreign) {
         return Err(RepairError::Foreign { file: damage.id, why: damage.why });
     }
@@ -359,16 +360,32 @@ impl<D: Disk> LogReader for Rewriter<'_, D> {
     }
 }
 
-fn check_space<D: Disk>(disk: &D, directory: &Directory<D>, jobs: &[Job], plan: &Plan) -> Result<(), RepairError> {
+/// What came after the manifest that counts, with its bytes. The next manifest does away with it, and if `CURRENT` was set back
+/// that is data.
+fn later(listed: &[(String, u64)], manifest: &Manifest) -> Vec<(String, u64)> {
+    let is_later = |name: &str| {
+        let of_segment = SegmentId::parse(name).is_some_and(|id| id.generation > manifest.generation);
+        of_segment || names::parse_manifest(name).is_some_and(|number| number > manifest.number)
+    };
+    listed.iter().filter(|(name, _)| is_later(name)).cloned().collect()
+}
+
+fn check_space<D: Disk>(
+    disk: &D,
+    directory: &Directory<D>,
+    jobs: &[Job],
+    later: &[(String, u64)],
+    plan: &Plan,
+) -> Result<(), RepairError> {
     let path = directory.path();
-    let mut needed = 0;
+    let mut needed: u64 = later.iter().map(|(_, bytes)| bytes).sum();
     for job in jobs {
         let bytes: u64 = job.files.iter().map(|(_, bytes)| bytes).sum();
         if job.is_rewritten() {
             needed += 2 * bytes + plan.sizes.full_bytes;
         }
         if let Some((_, id)) = job.mended.fallback {
-            needed += directory.open_snapshot(id)?.1;
+            needed += directory.snapshot_bytes(id);
         }
     }
     let available = disk.available(path).map_err(failed("ask for the free space of", path))?;
@@ -379,13 +396,21 @@ fn check_space<D: Disk>(disk: &D, directory: &Directory<D>, jobs: &[Job], plan: 
 }
 
 /// Copies all that is going to be replaced, and what says that it counted. Gives the folder.
-fn copy<D: Disk>(disk: &D, directory: &Directory<D>, manifest: &Manifest, jobs: &[Job]) -> Result<PathBuf, DiskError> {
+fn copy<D: Disk>(
+    disk: &D,
+    directory: &Directory<D>,
+    manifest: &Manifest,
+    jobs: &[Job],
+    later: &[(String, u64)],
+) -> Result<PathBuf, DiskError> {
     let path = directory.path();
     let folder = free_folder(disk, path)?;
     disk.create_directory(&folder).map_err(failed("create", &folder))?;
     let mut names = vec![CURRENT.to_string(), names::manifest(manifest.number)];
+    names.extend(later.iter().map(|(name, _)| name.clone()));
     for job in jobs {
-        names.extend(job.mended.fallback.map(|(_, id)| id.to_string()));
+        let damaged = job.mended.fallback.map(|(_, id)| id).filter(|id| directory.has_snapshot(*id));
+        names.extend(damaged.map(|id| id.to_string()));
         if job.is_rewritten() {
             names.extend(job.files.iter().map(|(id, _)| id.to_string()));
         }
@@ -438,7 +463,9 @@ impl Outcome {
         for mended in &self.shards {
             line(format!("shard {}: {} records behind its snapshot {kept}", mended.shard, mended.records_kept));
             if let Some((number, id)) = mended.fallback {
-                line(format!("  {id} is damaged; the snapshot and the log of MANIFEST-{number} have all that it had"));
+                line(format!(
+                    "  {id} is damaged or missing; the snapshot and the log of MANIFEST-{number} have all that it had"
+                ));
             }
             for damage in &mended.damages {
                 line(format!("  damage: {damage}"));

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::log::{Damage, Log, LogSegment, Snapshot};
-use crate::disk::User;
+use super::newer::Newer;
+use crate::disk::{User, names};
 
 /// What a directory is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +17,8 @@ pub enum Verdict {
     Torn,
     /// No start before something is done.
     Corrupt,
+    /// There are files, and none of Torc's: as sysexits.h has it, no input.
+    Foreign = 66,
 }
 
 impl Verdict {
@@ -24,6 +27,7 @@ impl Verdict {
             Verdict::Sound => "sound",
             Verdict::Torn => "torn",
             Verdict::Corrupt => "corrupt",
+            Verdict::Foreign => "foreign",
         }
     }
 }
@@ -40,6 +44,8 @@ pub struct Report {
     pub hint: Option<String>,
     /// Number and generation of the manifest that counts.
     pub manifest: Option<(u64, u64)>,
+    /// Manifests that came after it and do not count.
+    pub newer: Option<Newer>,
     pub shards: Vec<ShardReport>,
     pub files: Vec<FileReport>,
 }
@@ -78,7 +84,7 @@ pub enum Role {
     Unneeded,
     /// Not of Torc's.
     Foreign,
-    /// As long as no manifest counts nobody knows.
+    /// As long as it is not known what counts nobody knows.
     Unknown,
 }
 
@@ -99,11 +105,9 @@ impl Role {
         }
     }
 
+    /// That it must not be removed.
     fn is_needed(self) -> bool {
-        matches!(
-            self,
-            Role::Lock | Role::Current | Role::Manifest | Role::Segment | Role::Snapshot | Role::Previous | Role::Spare
-        )
+        !matches!(self, Role::TornCopy | Role::Unneeded | Role::Foreign)
     }
 }
 
@@ -121,13 +125,26 @@ impl ShardReport {
 impl Report {
     /// Beside a process that writes, an unfinished end is nothing but a write under way.
     pub fn verdict(&self) -> Verdict {
-        if self.problem.is_some() {
+        if self.problem.is_some() || self.is_set_back() {
             return Verdict::Corrupt;
+        }
+        if self.is_foreign() {
+            return Verdict::Foreign;
         }
         match self.shards.iter().map(ShardReport::verdict).max() {
             Some(Verdict::Torn) if self.user.is_some() => Verdict::Sound,
             worst => worst.unwrap_or(Verdict::Sound),
         }
+    }
+
+    /// There may be data that came after what counts.
+    pub fn is_set_back(&self) -> bool {
+        self.newer.as_ref().is_some_and(|newer| !newer.is_unfinished)
+    }
+
+    /// There are files, and none of them is Torc's.
+    fn is_foreign(&self) -> bool {
+        !self.files.is_empty() && self.files.iter().all(|file| file.role == Role::Foreign)
     }
 
     /// What is damaged, to be compared with another look.
@@ -165,18 +182,32 @@ impl Report {
             line(format!("shard {}", shard.shard));
             shard.lines(&mut line, self.user.is_some());
         }
-        let loose: Vec<&FileReport> = self.files.iter().filter(|file| !file.role.is_needed()).collect();
-        if !loose.is_empty() {
-            line("files that nobody needs".into());
+        if let Some(newer) = self.newer.as_ref().filter(|newer| newer.is_unfinished) {
+            line(format!(
+                "{} came after that and does not count: a crash in the middle of a switch leaves that; nothing was logged under \
+                 it, and a server removes it; if CURRENT was changed by hand, copy the directory before a start",
+                newer.names()
+            ));
         }
-        for FileReport { name, bytes, role } in loose {
-            let role = match role {
-                Role::TornCopy => "what a start cut off; may be removed",
-                Role::Foreign => "not of Torc's",
-                Role::Unknown => "nobody knows as long as no manifest counts",
-                _ => "left over; the server removes it when it has saved",
-            };
-            line(format!("  {name}  {bytes} bytes  {role}"));
+        let groups: [(&str, &[Role]); 3] = [
+            ("nobody knows what of this counts; keep all of it", &[Role::Unknown]),
+            ("files that nobody needs", &[Role::TornCopy, Role::Unneeded]),
+            ("files that are not of Torc's", &[Role::Foreign]),
+        ];
+        for (heading, roles) in groups {
+            let mut files = self.files.iter().filter(|file| roles.contains(&file.role)).peekable();
+            if files.peek().is_some() {
+                line(heading.into());
+            }
+            for FileReport { name, bytes, role } in files {
+                line(match role {
+                    Role::TornCopy => format!("  {name}  {bytes} bytes  what a start cut off; may be removed"),
+                    Role::Unneeded => {
+                        format!("  {name}  {bytes} bytes  left over; the server removes it when it has saved")
+                    }
+                    _ => format!("  {name}  {bytes} bytes"),
+                });
+            }
         }
         line(format!("{}: {}", self.verdict().name(), self.advice()));
         text
@@ -191,7 +222,19 @@ impl Report {
                 None => problem.clone(),
             };
         }
+        if let (Some(newer), Some((number, _))) = (self.newer.as_ref().filter(|_| self.is_set_back()), self.manifest) {
+            return format!(
+                "{} came after {}, which CURRENT names, and something may have been saved or logged since: that does not count, \
+                 and the next start removes it. Start no server on it; copy the directory before anything else, and bring CURRENT, \
+                 and of the manifests what is damaged, back from a copy",
+                newer.names(),
+                names::manifest(number)
+            );
+        }
         match self.verdict() {
+            Verdict::Foreign => {
+                "there is no data of Torc's here, only files that are not of Torc's; name the data directory".into()
+            }
             Verdict::Sound if self.manifest.is_none() => "there is no data; a server starts with nothing".into(),
             Verdict::Sound if self.shards.iter().all(|shard| shard.log.is_sealed) => {
                 "all is there; nothing is to be done".into()
@@ -238,7 +281,11 @@ impl Report {
             "in_use_by": self.user.and_then(|user| user.process),
             "problem": self.problem,
             "manifest": self.manifest.map(|(number, generation)| json!({
-                "file": crate::disk::names::manifest(number), "number": number, "generation": generation,
+                "file": names::manifest(number), "number": number, "generation": generation,
+            })),
+            "newer": self.newer.as_ref().map(|newer| json!({
+                "files": newer.numbers.iter().copied().map(names::manifest).collect::<Vec<_>>(),
+                "unfinished": newer.is_unfinished,
             })),
             "shards": self.shards.iter().map(ShardReport::to_json).collect::<Vec<_>>(),
             "files": self.files.iter().map(|file| json!({

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use torc_engine::id::Millis;
-use torc_engine::log::manifest::{Manifest, ShardManifest};
+use torc_engine::log::manifest::{Current, Manifest, ShardManifest};
 use torc_engine::log::{FsyncPolicy, Journal, LogStart, Lsn, Record};
 use torc_engine::snapshot::{Header, KeyspaceHeader, Writer};
 use torc_engine::store::KeyspaceId;
 
 use super::examine::look;
-use super::log::LogReader;
+use super::log::{Fault, LogReader};
 use super::repair::{Method, Outcome, Plan, RepairError, repair};
 use super::report::{Report, Role, Verdict};
 use crate::disk::log::SegmentSizes;
@@ -348,6 +348,219 @@ fn directory_without_a_manifest_and_one_of_another_version_are_refused() {
     assert_eq!(seen(&sim).verdict(), Verdict::Corrupt);
     let error = repair(&sim, Path::new(PATH), &plan(Method::SkipBatch)).unwrap_err();
     assert!(error.to_string().contains("version 9"), "{error}");
+}
+
+#[test]
+fn older_manifest_is_no_remedy_for_a_newer_one() {
+    for (name, at) in [("CURRENT", 3), ("MANIFEST-3", 40)] {
+        let sim = saved();
+        flip(&sim, "MANIFEST-3", 30);
+        flip(&sim, name, at);
+        let advice = seen(&sim).advice();
+        assert!(
+            advice.contains("newest sound manifest is MANIFEST-2, and MANIFEST-3 came after it"),
+            "{name}: {advice}"
+        );
+        assert!(advice.contains("would be lost") && !advice.contains("crc32"), "{name}: {advice}");
+    }
+    // The file of the newest is gone altogether, and CURRENT says that it was there.
+    let sim = saved();
+    sim.remove(Path::new("/data/MANIFEST-3")).unwrap();
+    let advice = seen(&sim).advice();
+    assert!(advice.contains("MANIFEST-3 came after it") && !advice.contains("crc32"), "{advice}");
+    // CURRENT is wrong and nothing else: its number, or all of it.
+    for line in [Some("MANIFEST-7"), None] {
+        let sim = saved();
+        let right = String::from_utf8(sim.get("/data/CURRENT").unwrap()).unwrap();
+        let wrong = line.map_or(String::new(), |line| right.replace("MANIFEST-3", line));
+        sim.put("/data/CURRENT", wrong.as_bytes());
+        let advice = seen(&sim).advice();
+        assert!(advice.contains(&format!("'{}'", right.trim_end())), "{advice}");
+    }
+    // A file that is missing is not CURRENT's fault.
+    let sim = saved();
+    sim.remove(Path::new("/data/snap-000002-0.tsn")).unwrap();
+    assert!(!seen(&sim).advice().contains("crc32"));
+}
+
+/// A process of the next generation logs five records more, and its manifest counts. Gives `CURRENT` as it was before.
+fn go_on(sim: &Sim, row: ShardManifest) -> Vec<u8> {
+    let before = sim.get("/data/CURRENT").unwrap();
+    let mut directory = open(sim);
+    if let Some(id) = row.snapshot {
+        (0..SHARDS).for_each(|shard| snapshot(&mut directory, id, shard, row.base_lsn.0));
+    }
+    (0..SHARDS).for_each(|shard| log(&mut directory, shard, 2, 21, 5, true));
+    switch(&mut directory, 2, row);
+    before
+}
+
+#[test]
+fn directory_that_was_set_back_is_not_sound() {
+    for is_damaged in [false, true] {
+        let sim = logged(true);
+        let before = go_on(&sim, row(Some(1), 20, (2, 1)));
+        let sim = sim.killed();
+        assert_eq!(seen(&sim).verdict(), Verdict::Sound);
+        sim.put("/data/CURRENT", &before);
+        if is_damaged {
+            flip(&sim, "MANIFEST-2", 40);
+        }
+        let report = seen(&sim);
+        let text = report.to_text();
+        assert_eq!(report.verdict(), Verdict::Corrupt, "{text}");
+        assert!(text.contains("MANIFEST-2 came after MANIFEST-1, which CURRENT names"), "{text}");
+        assert!(text.contains("keep all of it\n  MANIFEST-2 ") && text.contains("  wal-2-1-000001.log"), "{text}");
+        assert!(!text.contains("files that nobody needs"), "{text}");
+        assert_eq!(report.to_json()["newer"]["unfinished"], false);
+        // A repair for another reason keeps copies of what came later.
+        let logged = sim.get("/data/wal-2-1-000001.log");
+        flip(&sim, "wal-1-0-000002.log", 2 * PAGE + 100);
+        mended(&sim, Method::SkipBatch);
+        assert_eq!(sim.get("/data/repair-1/wal-2-1-000001.log"), logged);
+        assert!(sim.get("/data/repair-1/MANIFEST-2").is_some());
+    }
+}
+
+#[test]
+fn switch_that_was_not_finished_is_told_and_sound() {
+    // All that the later process has logged is in its snapshots; or it has only taken a snapshot.
+    let relaid = logged(true);
+    let before = go_on(&relaid, row(Some(1), 25, (2, 1)));
+    let saved = saved();
+    let manifest = saved.get("/data/MANIFEST-2").unwrap();
+    let second = Current::to(&manifest, 2).encode().into_bytes();
+    for (sim, line, number) in [(relaid, before, 2), (saved, second, 3)] {
+        sim.put("/data/CURRENT", &line);
+        let report = seen(&sim.killed());
+        let text = report.to_text();
+        assert_eq!(report.verdict(), Verdict::Sound, "{text}");
+        assert!(text.contains(&format!("MANIFEST-{number} came after that and does not count: a crash")), "{text}");
+    }
+}
+
+#[test]
+fn crash_at_every_call_of_a_switch_is_no_damage() {
+    let base = logged(false);
+    let mut unfinished = 0;
+    for at in 1.. {
+        let sim = base.killed();
+        let mut directory = open(&sim);
+        for shard in 0..SHARDS {
+            snapshot(&mut directory, 1, shard, 10);
+        }
+        sim.plan(sim::Plan::Crash { at });
+        let next = vec![row(Some(1), 10, (1, 3)); SHARDS as usize];
+        let next = Manifest { number: 0, database: DATABASE, generation: 1, last_txid: 0, wall_ms: 1, shards: next };
+        let is_done = directory.switch(next).is_ok();
+        for left in [sim.crashed(at), sim.crashed(at + 1000), sim.killed()] {
+            let report = seen(&left);
+            assert_eq!(report.verdict(), Verdict::Sound, "call {at}: {}", report.to_text());
+            unfinished += usize::from(report.newer.is_some());
+        }
+        if is_done {
+            break;
+        }
+    }
+    assert!(unfinished > 3, "{unfinished}");
+}
+
+#[test]
+fn files_are_all_kept_if_nobody_knows_what_counts() {
+    let sim = saved();
+    sim.put("/data/CURRENT", b"");
+    sim.put("/data/CURRENT.next", b"x");
+    sim.put("/data/notes.txt", b"x");
+    let report = seen(&sim);
+    let text = report.to_text();
+    assert!(text.contains("nobody knows what of this counts; keep all of it\n  CURRENT.next "), "{text}");
+    assert!(!text.contains("nobody needs"), "{text}");
+    assert!(text.contains("files that are not of Torc's\n  notes.txt"), "{text}");
+    let is_kept = |file: &super::report::FileReport| file.role == Role::Unknown;
+    // Three manifests, four snapshots, eight segments and CURRENT.next.
+    assert_eq!(report.files.iter().filter(|file| is_kept(file)).count(), 16, "{text}");
+    sim.remove(Path::new("/data/CURRENT")).unwrap();
+    assert!(seen(&sim).advice().contains("(snap-000001-0.tsn and 14 more files)"), "{}", seen(&sim).advice());
+}
+
+#[test]
+fn directory_of_others_is_told_from_a_new_one() {
+    let sim = Sim::new(1);
+    sim.create_directory(Path::new(PATH)).unwrap();
+    assert_eq!(seen(&sim).verdict(), Verdict::Sound);
+    sim.put("/data/notes.txt", b"x");
+    let report = seen(&sim);
+    assert_eq!((report.verdict(), report.verdict() as u8), (Verdict::Foreign, 66));
+    assert!(report.advice().contains("there is no data of Torc's here"));
+    drop(open(&sim));
+    assert_eq!(seen(&sim).verdict(), Verdict::Sound);
+}
+
+#[test]
+fn missing_snapshot_gives_way_to_the_one_before() {
+    let sim = saved();
+    sim.remove(Path::new("/data/snap-000002-1.tsn")).unwrap();
+    let refused = Directory::open(sim.killed(), Path::new(PATH), Access::Serve).err().unwrap().to_string();
+    assert!(refused.contains("`torc check /data`") && refused.contains("`torc repair /data`"), "{refused}");
+    let report = seen(&sim);
+    assert_eq!((report.verdict(), report.shards[1].fallback), (Verdict::Corrupt, Some(2)));
+    let damage = report.shards[1].snapshot.as_ref().unwrap().damage.as_ref().unwrap();
+    assert_eq!((damage.offset, damage.why.as_str()), (0, "the file is missing"));
+    mended(&sim, Method::Truncate);
+    let sim = sim.killed();
+    assert_eq!(seen(&sim).verdict(), Verdict::Sound);
+    assert_eq!(keys(&sim), [numbers(&[11..=20]), numbers(&[6..=20])]);
+
+    let sim = saved();
+    for id in 1..=2 {
+        sim.remove(Path::new(&format!("/data/snap-00000{id}-1.tsn"))).unwrap();
+    }
+    mended(&sim, Method::Truncate);
+    assert_eq!(keys(&sim.killed())[1], numbers(&[1..=20]));
+}
+
+#[test]
+fn missing_segment_is_damage_and_the_snapshot_is_kept() {
+    // What is removed of shard 0; what a repair keeps in either way; where the next record is that can be read.
+    let cases = [
+        (vec![3], (11, Some(17)), vec![], vec![18..=20]),
+        (vec![3, 4], (11, None), vec![], vec![]),
+        (vec![4], (0, None), vec![11..=17], vec![11..=17]),
+    ];
+    for (removed, lost, truncated, skipped) in cases {
+        for (method, kept) in [(Method::Truncate, &truncated), (Method::SkipBatch, &skipped)] {
+            let sim = saved();
+            for number in &removed {
+                sim.remove(Path::new(&format!("/data/wal-1-0-00000{number}.log"))).unwrap();
+            }
+            let report = seen(&sim);
+            // What is behind the end, and nothing tells of, is not missed.
+            let is_seen = lost.0 > 0;
+            let expected = if is_seen { Verdict::Corrupt } else { Verdict::Sound };
+            assert_eq!(report.verdict(), expected, "{removed:?}: {}", report.to_text());
+            if is_seen {
+                let damage = report.shards[0].log.damages[0];
+                assert_eq!((damage.id.number, damage.offset, damage.why), (3, 0, Fault::Missing));
+                assert_eq!((damage.first_lsn.0, damage.lost_to()), lost);
+                assert!(report.to_text().contains("wal-1-0-000003.log, offset 0: the file is missing"));
+            }
+            mended(&sim, method);
+            let sim = sim.killed();
+            assert_eq!(seen(&sim).verdict(), Verdict::Sound);
+            assert_eq!(keys(&sim), [numbers(kept), numbers(&[11..=20])], "{removed:?} {method:?}");
+            assert!(mended(&sim, method).shards.is_empty());
+        }
+    }
+    // All that was in it is in the snapshot too.
+    let sim = saved();
+    let mut directory = open(&sim);
+    switch(&mut directory, 1, row(Some(2), 10, (1, 2)));
+    let sim = sim.killed();
+    sim.remove(Path::new("/data/wal-1-0-000002.log")).unwrap();
+    let text = seen(&sim).to_text();
+    assert!(text.contains("wal-1-0-000002.log, offset 0: the file is missing; no record is missing there"), "{text}");
+    assert!(mended(&sim, Method::SkipBatch).shards[0].lost.is_empty());
+    assert_eq!(keys(&sim.killed())[0], numbers(&[11..=20]));
 }
 
 /// CRC-32 as in zip, bit by bit.

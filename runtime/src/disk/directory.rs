@@ -95,6 +95,9 @@ pub struct Directory<D: Disk> {
     next_free: u64,
 }
 
+/// What the files of the manifest that counts must be.
+type CheckFiles<D> = fn(&Directory<D>, &Manifest) -> Result<(), DiskError>;
+
 /// The error of a step on a path.
 pub(crate) fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
     let path = path.to_owned();
@@ -104,6 +107,15 @@ pub(crate) fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) 
 impl<D: Disk> Directory<D> {
     /// Opens a directory. An error has changed nothing, but that it may have made an empty directory.
     pub fn open(disk: D, path: &Path, access: Access) -> Result<Directory<D>, DiskError> {
+        Directory::open_with(disk, path, access, Directory::check_files)
+    }
+
+    /// As [`Directory::open`], but files that the manifest needs may be missing: to check and to repair it.
+    pub fn open_incomplete(disk: D, path: &Path, access: Access) -> Result<Directory<D>, DiskError> {
+        Directory::open_with(disk, path, access, |_, _| Ok(()))
+    }
+
+    fn open_with(disk: D, path: &Path, access: Access, check: CheckFiles<D>) -> Result<Directory<D>, DiskError> {
         if access == Access::Serve {
             create(&disk, path)?;
         }
@@ -123,7 +135,7 @@ impl<D: Disk> Directory<D> {
             free: BTreeMap::new(),
             next_free: 1,
         };
-        directory.look(access)?;
+        directory.look(access, check)?;
         Ok(directory)
     }
 
@@ -179,6 +191,11 @@ impl<D: Disk> Directory<D> {
 
     pub fn snapshot_path(&self, id: SnapshotId) -> PathBuf {
         self.path.join(id.to_string())
+    }
+
+    /// Whether the file of a snapshot is there.
+    pub fn has_snapshot(&self, id: SnapshotId) -> bool {
+        self.snapshots.contains_key(&id)
     }
 
     /// The length of a snapshot's file when the directory was looked at, or it was made to count.
@@ -519,7 +536,7 @@ impl<D: Disk> Directory<D> {
     }
 
     /// Reads names, `CURRENT` and manifests, and judges them.
-    fn look(&mut self, access: Access) -> Result<(), DiskError> {
+    fn look(&mut self, access: Access, check: CheckFiles<D>) -> Result<(), DiskError> {
         let listed = self.disk.list(&self.path).map_err(failed("list", &self.path))?;
         let mut manifests = BTreeSet::new();
         for (name, bytes) in &listed {
@@ -535,7 +552,7 @@ impl<D: Disk> Directory<D> {
         self.next_manifest = manifests.last().map_or(1, |last| last + 1);
         if listed.iter().any(|(name, _)| name == CURRENT) {
             let current = self.read_current()?;
-            self.check_files(&current)?;
+            check(self, &current)?;
             for &number in manifests.iter().filter(|&&number| number < current.number) {
                 // An older one is kept for bad times: if it is damaged, or incomplete, it is not worth keeping.
                 if let Ok(older) =
@@ -546,7 +563,7 @@ impl<D: Disk> Directory<D> {
             }
             self.current = Some(current);
         } else {
-            self.check_empty()?;
+            self.check_empty(manifests.len())?;
         }
         if access == Access::Serve {
             self.check_writable()?;
@@ -606,23 +623,19 @@ impl<D: Disk> Directory<D> {
 
     /// Without `CURRENT` there must be no data: a snapshot, or a segment that was written to. Segments without content and
     /// manifests are what a crash leaves of the first start.
-    fn check_empty(&mut self) -> Result<(), DiskError> {
-        let mut data: Vec<String> = self.snapshots.keys().map(SnapshotId::to_string).collect();
+    fn check_empty(&self, manifests: usize) -> Result<(), DiskError> {
+        let mut data = self.snapshots.keys().map(SnapshotId::to_string).next();
         for id in self.segments.keys() {
             let path = self.segment_path(*id);
             let file = self.disk.open(&path, Open::Read).map_err(failed("open", &path))?;
             let mut head = [0; 4096];
             let read = file.read_full_at(&mut head, 0).map_err(failed("read", &path))?;
             if head[..read].iter().any(|&byte| byte != 0) {
-                data.push(id.to_string());
+                data.get_or_insert_with(|| id.to_string());
             }
         }
-        match data.len() {
-            0 => Ok(()),
-            count => {
-                Err(DiskError::NoManifest { path: self.path.clone(), file: data.swap_remove(0), others: count - 1 })
-            }
-        }
+        let others = (self.snapshots.len() + self.segments.len() + manifests).saturating_sub(1);
+        data.map_or(Ok(()), |file| Err(DiskError::NoManifest { path: self.path.clone(), file, others }))
     }
 
     /// What is to be read and changed can be: better said now than by the first fault at night.

@@ -1,7 +1,7 @@
 //! What can be wrong with the data directory, in words for whoever is woken up by it: what, where, and what to do.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use torc_engine::log::manifest::ManifestError;
@@ -40,13 +40,15 @@ pub enum DiskError {
     Current { path: PathBuf, why: &'static str },
     #[error(
         "the data directory {path} holds data ({file} and {others} more files) and no file CURRENT that says what of it counts. \
-         Nothing was changed; bring CURRENT and its MANIFEST back from a copy, or name another directory (--dir) to begin \
+         Nothing was changed; remove none of them; bring CURRENT and its MANIFEST back from a copy, or name another directory (--dir) to begin \
          with nothing"
     )]
     NoManifest { path: PathBuf, file: String, others: usize },
     #[error(
-        "{path} is missing, and {manifest} needs it. Nothing was changed; bring the file back from a copy; without it the keys \
-         of its shard cannot be recovered"
+        "{path} is missing, and {manifest} needs it. Nothing was changed; bring the file back from a copy; `torc check {folder}` \
+         shows what is there, and `torc repair {folder}` what can be saved without it (--truncate or --skip-batch; with --dry-run \
+         nothing is changed)",
+        folder = folder(.path)
     )]
     Missing { path: PathBuf, manifest: String },
 }
@@ -64,6 +66,11 @@ impl DiskError {
     pub fn is_full(&self) -> bool {
         matches!(self, DiskError::Io { source, .. } | DiskError::Space { source, .. } if is_full(source))
     }
+}
+
+/// The folder of a file.
+pub(super) fn folder(file: &Path) -> std::path::Display<'_> {
+    file.parent().unwrap_or(file).display()
 }
 
 /// As [`DiskError::is_full`], for what the system says.

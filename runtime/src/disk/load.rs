@@ -20,7 +20,7 @@ use tracing::warn;
 use super::DiskError;
 use super::files::{Disk, DiskFile, Host, Open};
 use super::names::{SegmentId, SnapshotId};
-use super::start::{SnapshotFault, StartError};
+use super::start::{SnapshotFault, StartError, file_of};
 use crate::limits::LOAD_READ_BYTES;
 
 type HostFile = <Host as Disk>::File;
@@ -284,7 +284,8 @@ impl Load {
                 Some(last) => format!("records {} to {last} are LOST, and what follows is read on", damage.first),
                 None => format!("everything from record {} on is LOST", damage.first),
             };
-            warn!("the log of shard {id} in {} is damaged: {damage}; {lost}", part.directory.display());
+            let file = part.directory.join(file_of(id, &damage).to_string());
+            warn!("the log of shard {id} is damaged, in the file {}: {damage}; {lost}", file.display());
         }
         let read = replay.bytes_read().saturating_sub(before);
         if step == Step::Done {

@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::DiskError;
 use super::directory::{Access, Directory, PoolSize};
+use super::error::folder;
 use super::files::Host;
 use super::load::{Part, PartEnd, Source};
 use super::log::{JournalIo, LogDriver, LogFailure, SegmentSizes, Write};
@@ -35,17 +36,21 @@ pub enum StartError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error(
-        "the log of shard {shard} in {directory} is damaged: {damage}. Nothing was changed; `torc check {directory}` shows all \
-         that is damaged. Bring the files back from a copy, or give up what is lost: `torc repair {directory} --skip-batch` leaves \
+        "the log of shard {shard} in {directory} is damaged, in the file {file}: {damage}. Nothing was changed; \
+         `torc check {directory}` shows all that is damaged. Bring the files back from a copy, or give up what is lost: `torc repair {directory} --skip-batch` leaves \
          out what cannot be read, `torc repair {directory} --truncate` that and all that came after it on the shard; both keep \
-         copies and say what is lost (--dry-run: and change nothing). Or move the directory away to begin with nothing"
+         copies and say what is lost (--dry-run: and change nothing). Or move the directory away to begin with nothing",
+        file = file_of(*.shard, .damage)
     )]
     Damaged { shard: u16, directory: PathBuf, damage: Damage },
     #[error("the log of shard {shard} in {directory} is not taken: {refused}. Nothing was changed")]
     Refused { shard: u16, directory: PathBuf, refused: Refused },
     #[error(
-        "the snapshot {path} of shard {shard} cannot be used: {fault}. Nothing was changed; bring the file back from a copy, or move \
-         the directory away to begin with nothing"
+        "the snapshot {path} of shard {shard} cannot be used: {fault}. Nothing was changed; bring the file back from a copy. An older \
+         snapshot that is kept, with the log behind it, may make up for it: `torc check {folder}` shows whether there is one, and \
+         `torc repair {folder} --skip-batch` takes it then (--dry-run: and change nothing). Or move the directory away to begin with \
+         nothing",
+        folder = folder(.path)
     )]
     Snapshot { shard: u16, path: PathBuf, fault: SnapshotFault },
     #[error(
@@ -54,8 +59,9 @@ pub enum StartError {
     )]
     Layout { directory: PathBuf, number: u64 },
     #[error(
-        "the log of shard {shard} in {directory} was written by another version of Torc: {damage}. Nothing was changed; start \
-         the version that wrote it, or name another directory (--dir)"
+        "the log of shard {shard} in {directory} was written by another version of Torc, in the file {file}: {damage}. Nothing was \
+         changed; start the version that wrote it, or name another directory (--dir)",
+        file = file_of(*.shard, .damage)
     )]
     Version { shard: u16, directory: PathBuf, damage: Damage },
     #[error(
@@ -67,6 +73,11 @@ pub enum StartError {
     Segment(Arc<DiskError>),
     #[error("cannot {step}: {source}")]
     Machine { step: &'static str, source: std::io::Error },
+}
+
+/// The file of a shard's log that damage is in.
+pub(super) fn file_of(shard: u16, damage: &Damage) -> SegmentId {
+    SegmentId { shard, generation: damage.generation, number: damage.segment }
 }
 
 /// What is wrong with a snapshot.

@@ -157,8 +157,8 @@ fn damage_says_where_and_what() {
     assert_eq!(damage, lost);
     assert_eq!(
         damage.to_string(),
-        "segment 1 of generation 2, offset 4096: it does not end where the next segment says; records 1 to 2 were durable \
-         and cannot be read"
+        "segment 1 of generation 2, offset 4096: it does not end where the next segment says; record 1 cannot be \
+         read, and those after it, which were durable up to 2, are in doubt"
     );
     let damage = refusal(&world, |contents| contents[2].2[4096 + 100] ^= 1).expect("damage");
     assert_eq!((damage.segment, damage.offset, damage.why), (3, 4096, Why::Batch));
