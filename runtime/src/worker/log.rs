@@ -22,7 +22,12 @@ impl Worker {
         let Some(driver) = log else { return Ok(()) };
         let policy = shard.config().fsync;
         driver.set_filling(policy == FsyncPolicy::Always);
+        let was_busy = driver.busy_since().is_some();
         driver.serve(&mut Policed { journal: shard.journal(), policy }, ring, self.now);
+        if policy == FsyncPolicy::Always && !was_busy && driver.busy_since().is_some() {
+            // The disk works while replies are sent, and not only after that.
+            ring.submit()?;
+        }
         shard.set_flushing(driver.is_flushing());
         let delays = driver.totals().delays;
         while self.log_delays < delays {
