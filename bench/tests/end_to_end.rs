@@ -296,7 +296,7 @@ fn servers_are_compared() {
         return eprintln!("skipped: {} is not built; cargo test --workspace builds it", torc.display());
     }
     let prefix = own_file("compare");
-    let server = |name: &str| format!("{name}={} --port {{port}} --cores 0", torc.display());
+    let server = |name: &str| format!("{name}={} --appendonly no --port {{port}} --cores 0", torc.display());
     let output = Command::new(BENCH)
         .args(["compare", "--server", &server("one"), "--server", &server("other"), "--load-cpus", "0"])
         .args(["--value-sizes", "16 list:10*1,20*1", "--dists", "uniform zipf:0.99", "--commands", "get,mixed"])
