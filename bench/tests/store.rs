@@ -23,7 +23,7 @@ fn torc() -> Option<[String; 2]> {
     if !torc.is_file() {
         eprintln!("skipped: {} is not built; cargo test --workspace builds it", torc.display());
     }
-    let command = format!("torc={} --port {{port}} --cores 0", torc.display());
+    let command = format!("torc={} --appendonly no --port {{port}} --cores 0", torc.display());
     torc.is_file().then(|| ["--server".to_string(), command])
 }
 
