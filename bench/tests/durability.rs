@@ -119,13 +119,13 @@ fn a_lost_tail_is_found() {
     let cut = "for log in $1/appendonlydir/*.incr.aof; do [ -f $log ] && truncate -s -20000 $log; done";
     fs::write(&script, format!("{cut}\nexec {redis}\n")).unwrap();
     let server = format!("redis=sh {} {{dir}} {{port}}", script.display());
-    let arguments = "--rounds 1 --seconds-per-round 0.6 --keys 200 --connections 4 --snapshots 0 --seed 3 --json";
+    let arguments = "--rounds 2 --seconds-per-round 1.5 --keys 200 --connections 4 --snapshots 0 --seed 3 --json";
     let output = run("kill9", &directory, &["--server", &server], arguments);
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     let report = report(&output);
     let violations = number(&report["violations"]);
-    assert!(violations > 0.0 && violations <= 200.0, "{report:#}");
-    assert_eq!(report["rounds"], 1);
+    assert!(violations > 0.0 && violations <= 400.0, "{report:#}");
+    assert!(report["rounds"].as_u64() <= Some(2), "{report:#}");
 }
 
 #[test]
