@@ -83,7 +83,8 @@ impl Error {
             Error::NoAuth => "NOAUTH Authentication required.",
             Error::LogFailed => {
                 "MISCONF Errors writing to the AOF file: the log has failed, and what was being written may be lost. Writes are \
-                refused until Torc is started again; its messages say what the system answered"
+                refused until a snapshot is taken and a log begun behind it, which is tried every few seconds; Torc's messages say what \
+                the system answered"
             }
             Error::DiskFull => {
                 "MISCONF Errors writing to the AOF file: No space left on device. Writes are refused until there is room on the \
