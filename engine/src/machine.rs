@@ -71,14 +71,14 @@ pub enum SaveKind {
 pub enum SaveRefused {
     /// One is under way.
     Running(SaveKind),
-    /// There is no data directory.
+    /// What the data directory has is still being loaded.
     Unavailable,
 }
 
 /// What is known of saves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SaveFacts {
-    /// There is a data directory, so that there can be saves.
+    /// There can be saves: what the data directory has is loaded, or there is nothing to be loaded.
     pub is_available: bool,
     /// The one under way, and when it began, Unix seconds.
     pub running: Option<(SaveKind, u64)>,

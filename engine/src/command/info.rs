@@ -194,7 +194,7 @@ fn persistence(text: &mut String, source: &Source<'_>) -> std::fmt::Result {
     let current = |kind: SaveKind| {
         seconds(saves.running.filter(|&(running, _)| running == kind).map(|(_, began_s)| now_s.saturating_sub(began_s)))
     };
-    // Without a directory nothing was ever saved.
+    // Before there can be saves nothing was saved.
     let changes = if saves.is_available { saves.changes } else { counters.changes };
     let written: std::fmt::Result = lines!(text, "Persistence",
         "loading": source.facts.loading.is_some() as u8,

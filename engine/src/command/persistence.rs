@@ -40,10 +40,10 @@ pub(super) const ROWS: &[Row] = &[
     },
 ];
 
-/// There is nothing that could be saved to.
+/// What would be saved is not all there.
 pub(super) const UNAVAILABLE: Error = Error::Text(
-    "ERR Torc was started without a data directory: nothing can be saved. Start it with 'appendonly yes' or with 'save' \
-     points, and 'dir' set to the directory that shall have the data",
+    "ERR nothing can be saved yet: Torc is still loading what its data directory has, and what is there stays as it is until \
+     then",
 );
 const RUNNING: Error = Error::Text("ERR Background save already in progress");
 /// What SHUTDOWN answers when it goes on.

@@ -1,7 +1,8 @@
 //! What drives one shard's log: takes what the journal has to write, finds its file, gives it to the shard's ring, and tells the
 //! journal what is durable. It runs on the shard's thread and never waits.
 //!
-//! One write is under way at a time; what the shard logs meanwhile is the next one. A write that begins another segment first
+//! One write is under way at a time; what the shard logs meanwhile is the next one. Beside writes there may be a sync of what
+//! was written before (`appendfsync everysec`). A write that begins another segment first
 //! has everything in the old one synced, lest a later sync of the new file be taken for one of both. If the file of the next
 //! segment is not there yet the write waits for it, and the disk's thread is told to hurry.
 //!
@@ -322,10 +323,6 @@ impl<B: StableBytes> LogDriver<B> {
         self.totals
     }
 
-    pub fn set_method(&mut self, method: SyncMethod) {
-        self.method = method;
-    }
-
     /// Whether segments are filled with zeros before they are used, unless it is too late. Syncs of each write are a third
     /// cheaper then; where there is one a second only, it is not worth writing all bytes twice.
     pub fn set_filling(&mut self, fills: bool) {
@@ -353,11 +350,6 @@ impl<B: StableBytes> LogDriver<B> {
             }
             other => self.state = other,
         }
-    }
-
-    /// The lowest number of a segment that `restart` takes.
-    pub fn unused_segment(&self) -> u64 {
-        self.next + 1
     }
 
     /// Leaves everything behind, a failure too: the journal begins anew with the segment `first`. Nothing may be under way.

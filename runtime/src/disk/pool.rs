@@ -2,8 +2,9 @@
 //! ready before the shard needs it.
 //!
 //! A segment comes to a shard only when its name and its size are durable, so what the shard acknowledges is never in a file
-//! that a crash can lose; and full of zeros, or of what a segment that is not needed any more held, because to overwrite
-//! blocks costs a third less than to write into blocks that the file system only knows as allocated. Zeros are written at a
+//! that a crash can lose. Where each write is synced it is full of zeros too, or of what a segment that is not needed any more
+//! held, because to overwrite blocks costs a third less then than to write into blocks that the file system only knows as
+//! allocated; elsewhere it is taken as it is ([`LogDriver::set_filling`](super::log::LogDriver::set_filling)). Zeros are written at a
 //! slow rate, a piece of each shard's file in turn, for nobody waits for them. When the shard has used half of what it has
 //! they are written as fast as the disk takes them, and when it needs the file now it gets it as it is: allocated, the rest
 //! to be filled by the log itself.
