@@ -38,6 +38,13 @@ impl SimMachine {
         SimMachine { now, saves, ..SimMachine::default() }
     }
 
+    /// Has a save begun, at once or when the one that runs has ended.
+    pub(crate) fn schedule(&mut self, kind: SaveKind) {
+        if self.begin_save(kind).is_err() {
+            self.saves.scheduled = Some(kind);
+        }
+    }
+
     /// The save that runs has ended, well with so many bytes or not.
     pub fn end_save(&mut self, bytes: Option<u64>) {
         let now_s = self.now.0 / 1000;
@@ -134,7 +141,7 @@ impl Machine for SimMachine {
     }
 
     fn schedule_save(&mut self, kind: SaveKind) {
-        self.saves.scheduled = Some(kind);
+        self.schedule(kind);
     }
 
     fn saves(&mut self) -> SaveFacts {

@@ -50,6 +50,10 @@ impl Queues {
         }
     }
 
+    pub fn is_empty_between(&self, from: usize, to: usize) -> bool {
+        self.queues[from * self.shards + to].frames.is_empty()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.queues.iter().all(|queue| queue.frames.is_empty())
     }

@@ -10,7 +10,7 @@ use torc_engine::shard::{Close, Event, Flow, Input, Peer, Refusal, Shard};
 use crate::machine::SimMachine;
 
 /// Where the clocks start: some day in 2026, so that absolute times look like real ones.
-const EPOCH: Millis = Millis(1_780_000_000_000);
+pub(crate) const EPOCH: Millis = Millis(1_780_000_000_000);
 /// Turns and frames that [`Shards::settle`] allows before it calls the shards restless.
 const SETTLE_ROUNDS_MAX: usize = 100_000;
 
@@ -39,13 +39,17 @@ impl Shards {
 
     /// `count` shards with these settings, as in a configuration file.
     pub fn with_settings(count: usize, settings: &[(&str, &[&str])]) -> Shards {
+        Shards::begin(count, settings, [1, 2, 3, 4], EPOCH)
+    }
+
+    /// As [`Shards::with_settings`], of a process with this hash seed that starts at this time.
+    pub fn begin(count: usize, settings: &[(&str, &[&str])], seed: [u64; 4], now: Millis) -> Shards {
         let mut config = Config::default();
         for (name, words) in settings {
             config.set_at_start(name, words).expect("a test's settings are right");
         }
-        let seed = [1, 2, 3, 4];
-        let shard = |id| Shard::new(ShardId(id as u16), count, seed, config.clone(), EPOCH);
-        let machine = SimMachine::new(EPOCH);
+        let shard = |id| Shard::new(ShardId(id as u16), count, seed, config.clone(), now);
+        let machine = SimMachine::new(now);
         Shards { shards: (0..count).map(shard).collect(), machine, events: Vec::new(), keep_garbage: false }
     }
 

@@ -46,6 +46,12 @@ impl HeldReplies {
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
+
+    /// What [`HeldReplies::bytes`] must be.
+    pub fn recount(&self) -> u64 {
+        let is_home = |held: &&Held| matches!(held.origin, Origin::Home(Target::Session { .. }));
+        self.queue.iter().filter(|held| !is_home(held)).map(|held| held.held_bytes() as u64).sum()
+    }
 }
 
 impl Core {

@@ -11,6 +11,7 @@
 //! hands big values out to be dropped,
 //! [`timers`] does what is due.
 
+mod audit;
 mod budget;
 mod buffers;
 mod dispatch;

@@ -8,6 +8,7 @@
 //! [`Store::expire_slice`]. Every change is counted, and told to the log ([`Store::log`]), where it happens.
 
 mod arena;
+mod audit;
 mod entry;
 mod evict;
 pub mod eviction;

@@ -13,9 +13,10 @@ use torc_engine::id::Millis;
 use torc_engine::shard::{Close, Flow};
 use torc_protocol::resp::decode::{Reply, decode, skip_reply};
 
+use crate::options::Options;
 use crate::random::Random;
 use crate::shards::{Connection, Shards, encode};
-use crate::world::{Options, Report};
+use crate::world::Report;
 use commands::Generator;
 use model::{Answer, Model};
 
@@ -28,6 +29,17 @@ const CLIENTS_WITH_SPARE_MAX: usize = 7;
 /// The key of a counter that all clients increment.
 pub(crate) fn shared_counter(number: usize) -> String {
     format!("shared:{number}")
+}
+
+/// Whoever is connected, as a shard's turn sees it.
+pub(crate) trait Guest {
+    fn connection(&self) -> Option<Connection>;
+    /// Bytes that arrive at the shard now.
+    fn send(&mut self) -> Option<Vec<u8>>;
+    /// After the turn: the end of sending, when it is due.
+    fn send_eof(&mut self, shards: &mut Shards);
+    /// The shard has listed the session.
+    fn touch(&mut self, shards: &Shards);
 }
 
 pub(crate) struct Client {
@@ -256,9 +268,15 @@ impl Client {
 
     /// Goes away without a word, with whatever is under way.
     fn vanish(&mut self, shards: &mut Shards) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(connection) = self.connection {
             shards.disconnect(connection);
         }
+        self.lose();
+    }
+
+    /// The process is gone, or the connection, with whatever is under way.
+    pub fn lose(&mut self) {
+        self.connection = None;
         self.life += 1;
         self.model = Model::default();
         self.outbox.clear();
@@ -359,43 +377,6 @@ impl Client {
             Episode::HalfClose => {}
         }
         self.plan = Plan::Alone(Box::new(episode));
-    }
-
-    /// Bytes that arrive at the shard now, if it reads and this client sends.
-    pub fn send(&mut self) -> Option<Vec<u8>> {
-        let rest = &self.outbox[self.outbox_at..];
-        // What was on its way when the shard stopped reading arrives all the same.
-        let stopped = !self.flow.read && !self.random.one_in(50);
-        if rest.is_empty() || self.connection.is_none() || stopped || self.random.one_in(3) {
-            return None;
-        }
-        let count = self.random.chunk(rest.len());
-        let bytes = rest[..count].to_vec();
-        self.outbox_at += count;
-        if self.outbox_at == self.outbox.len() {
-            self.outbox.clear();
-            self.outbox_at = 0;
-        }
-        Some(bytes)
-    }
-
-    /// After the turn: the end of sending, when it is due.
-    pub fn send_eof(&mut self, shards: &mut Shards) {
-        let Some(connection) = self.connection else { return };
-        let wanted = matches!(&self.plan, Plan::Alone(episode) if matches!(**episode, Episode::HalfClose));
-        if wanted && !self.eof_sent && self.outbox_at == self.outbox.len() {
-            self.eof_sent = true;
-            shards.eof(connection);
-            self.touched = true;
-        }
-    }
-
-    /// The shard has listed the session.
-    pub fn touch(&mut self, shards: &Shards) {
-        if let Some(connection) = self.connection {
-            self.touched = true;
-            self.flow = shards.flow(connection);
-        }
     }
 
     /// Reads some of what is there, judges it, and does with the connection what the shard wants.
@@ -557,6 +538,46 @@ impl Client {
             true => Plan::Alone(episode),
             false => Plan::Pipeline(self.random.between(1, 150)),
         };
+    }
+}
+
+impl Guest for Client {
+    fn connection(&self) -> Option<Connection> {
+        self.connection
+    }
+
+    fn send(&mut self) -> Option<Vec<u8>> {
+        let rest = &self.outbox[self.outbox_at..];
+        // What was on its way when the shard stopped reading arrives all the same.
+        let stopped = !self.flow.read && !self.random.one_in(50);
+        if rest.is_empty() || self.connection.is_none() || stopped || self.random.one_in(3) {
+            return None;
+        }
+        let count = self.random.chunk(rest.len());
+        let bytes = rest[..count].to_vec();
+        self.outbox_at += count;
+        if self.outbox_at == self.outbox.len() {
+            self.outbox.clear();
+            self.outbox_at = 0;
+        }
+        Some(bytes)
+    }
+
+    fn send_eof(&mut self, shards: &mut Shards) {
+        let Some(connection) = self.connection else { return };
+        let wanted = matches!(&self.plan, Plan::Alone(episode) if matches!(**episode, Episode::HalfClose));
+        if wanted && !self.eof_sent && self.outbox_at == self.outbox.len() {
+            self.eof_sent = true;
+            shards.eof(connection);
+            self.touched = true;
+        }
+    }
+
+    fn touch(&mut self, shards: &Shards) {
+        if let Some(connection) = self.connection {
+            self.touched = true;
+            self.flow = shards.flow(connection);
+        }
     }
 }
 
