@@ -142,3 +142,23 @@ fn keys_under_way_stays_with_its_keyspace() {
         assert_eq!(found == count, all, "{found} of {count} after {command:?}");
     }
 }
+
+/// A client sets a key of shard 1 from shard 2 and flushes in the same breath. The flush comes to shard 1 by way of shard 0, and
+/// the SET's frame may be late.
+#[test]
+fn a_flush_does_not_overtake_what_the_same_client_sent_before_it() {
+    for flush in ["FLUSHALL", "FLUSHDB"] {
+        let mut shards = Shards::new(3);
+        let client = shards.connect(2);
+        let route = torc_engine::route::Route::new(3);
+        let key = keys().into_iter().find(|key| route.owner(key.as_bytes()).0 == 1).expect("a key of shard 1");
+        let requests = [encode(&["SET", &key, "v"]), encode(&[flush]), encode(&["GET", &key])].concat();
+        shards.feed(client, &requests);
+        let late = shards.take_frame(2, 1).expect("the SET");
+        shards.settle();
+        shards.give_frame(2, 1, late);
+        shards.settle();
+        assert_eq!(shards.read(client, 100), b"+OK\r\n+OK\r\n$-1\r\n");
+        shards.assert_at_rest();
+    }
+}

@@ -406,8 +406,14 @@ impl Shard {
             };
             let single_key = command.gate().single_key as usize;
             let key = || (single_key != 0).then(|| args.get(single_key));
-            if let Some(log) = self.logs.awaited_by(&mut self.core, self.route, command, key) {
-                session.awaited_log = Some(log);
+            let awaited_log = self.logs.awaited_by(&mut self.core, self.route, command, key);
+            // It comes to most shards by way of the first, and must not overtake what the session has under way to them.
+            let is_early = single_key == 0
+                && matches!(command.row().route, Route::Ordered(_))
+                && session.replies.outstanding() > 0;
+            if awaited_log.is_some() || is_early {
+                session.awaited_log = awaited_log;
+                session.alone |= is_early;
                 if is_in_place {
                     // It is read again.
                     *position = began;
