@@ -462,19 +462,18 @@ impl Store {
         true
     }
 
-    /// Writes `bytes` at `offset` of a value, which is created empty if the key is absent and filled with zeros up to
-    /// `offset`. Returns the new length. The caller has checked it against the limit.
+    /// Writes `bytes` at `offset` of a value, which is created if the key is absent and filled with zeros up to `offset`. Returns the new length. The caller has checked it against the limit.
     pub fn write_at(&mut self, key: Key<'_>, offset: usize, bytes: &[u8], now: Millis) -> usize {
         let place = match self.find_mut(key, now) {
             Some(place) => place,
-            None if offset == 0 => {
-                self.counters.changes += 1;
-                self.insert(key, NewValue::from(bytes), Expiry::Never, now);
-                return bytes.len();
-            }
             None => {
-                self.insert(key, NewValue::from(&b""[..]), Expiry::Never, now);
-                self.find_mut(key, now).expect("just inserted")
+                // One change, so that no crash leaves a part of it.
+                let mut value = vec![0; offset + bytes.len()];
+                value[offset..].copy_from_slice(bytes);
+                let value = Bytes::from(value);
+                self.counters.changes += 1;
+                self.insert(key, NewValue { bytes: &value, shared: Some(&value) }, Expiry::Never, now);
+                return value.len();
             }
         };
         self.counters.changes += 1;

@@ -326,3 +326,24 @@ fn a_layout_is_adopted_if_it_is_later_and_can_be() {
     assert_eq!(store.adopt(&layout(6, 11, &[9, 10])), Ok(()));
     assert_eq!((store.len(0), store.len(1)), (0, 0));
 }
+
+/// A value that is written to beyond the end of nothing is one record: a crash between two left a key that was empty, which it
+/// had never been.
+#[test]
+fn a_key_that_begins_with_a_write_at_an_offset_is_one_record() {
+    for (offset, len) in [(1, 1), (5, 100), (0, 3), (20_000, 10), (7, 300_000)] {
+        let mut old = Old::new(0, 1);
+        let key = old.store.key(0, b"key");
+        assert_eq!(old.store.write_at(key, offset, &vec![b'x'; len], NOW), offset + len);
+        let left = Left { shard: 0, snapshot: None, log: old.log(), end: Lsn(u64::MAX) };
+        let mut records = Vec::new();
+        left.records(Lsn(0), |shown| {
+            let lengths = shown.iter().map(|(_, record)| match record {
+                Record::Set { value, .. } => value.len(),
+                other => panic!("{other:?}"),
+            });
+            records.extend(lengths);
+        });
+        assert_eq!(records, [offset + len], "at {offset}");
+    }
+}
