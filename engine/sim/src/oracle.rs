@@ -63,8 +63,9 @@ impl Told {
 pub(crate) struct Oracle {
     /// By shard; of the last process whose logs count.
     told: Vec<Told>,
-    /// Of the process that runs, while those of the one before still count.
+    /// Of the process that runs, while those of the one before still count; and the generation of a manifest that has them count.
     next: Vec<Told>,
+    next_generation: u64,
     /// At the last crash only the process was killed.
     was_only_killed: bool,
     /// What a start found that was interrupted.
@@ -90,14 +91,14 @@ impl Oracle {
 
     /// A process has begun with this, by shard. `counts`: what it logs counts from now on; otherwise from
     /// [`Oracle::note_counting`] on.
-    pub fn begin(&mut self, shards: Vec<(Content, Lsn)>, counts: bool) {
+    pub fn begin(&mut self, shards: Vec<(Content, Lsn)>, counts: bool, generation: u64) {
         let told = shards.into_iter().map(|(content, lsn)| Told::new(content, lsn)).collect();
         self.next = Vec::new();
         if counts {
             self.told = told;
             self.found = None;
         } else {
-            self.next = told;
+            (self.next, self.next_generation) = (told, generation);
         }
     }
 
@@ -152,15 +153,19 @@ impl Oracle {
         }
     }
 
-    /// The process is gone; what of it did not count yet is nothing.
+    /// The process is gone.
     pub fn note_crash(&mut self, only_process: bool) {
-        self.next = Vec::new();
         // A start that is killed loses nothing more, but may come after a crash of the machine.
         self.was_only_killed = only_process && self.found.is_none();
     }
 
     /// Judges what a start has found of all shards of the process before.
     pub fn judge(&mut self, folder: &Folder, ends: &[Ending]) -> Found {
+        // A crash between two steps of a switch leaves either manifest.
+        if folder.manifest().is_some_and(|manifest| manifest.generation >= self.next_generation) {
+            self.note_counting();
+        }
+        self.next = Vec::new();
         let mut found = Found { content: Content::nothing(), survived: Vec::new(), has_lost: false };
         let lsns: Vec<Lsn> = ends.iter().map(|ending| ending.end.last_lsn).collect();
         if let Some(before) = &self.found {
@@ -172,7 +177,12 @@ impl Oracle {
         };
         for Ending { shard, end } in ends {
             let state = manifest.shards[*shard as usize];
-            let told = &self.told[*shard as usize];
+            // The first process was killed before it had begun.
+            let Some(told) = self.told.get(*shard as usize) else {
+                assert_eq!(end.last_lsn, Lsn(0), "nothing was logged yet");
+                found.survived.push(0);
+                continue;
+            };
             if state.has_log() {
                 let must = if self.was_only_killed { told.written } else { told.durable };
                 assert!(

@@ -547,7 +547,7 @@ impl Process {
             };
             contents.push((content, starts.get(index as usize).map_or(Lsn(0), |(start, _)| Lsn(start.next_lsn.0 - 1))));
         }
-        outside.oracle.begin(contents, counts);
+        outside.oracle.begin(contents, counts, self.generation);
         for (start, file) in starts {
             let index = start.shard as usize;
             outside.oracle.note_log(start.shard, start.generation, Lsn(start.next_lsn.0 - 1));

@@ -113,6 +113,8 @@ pub struct World {
     /// What the last start has found was judged.
     is_judged: bool,
     is_recovering: bool,
+    /// Nothing fails any more: everything is to come to rest.
+    is_calm: bool,
     report: Report,
 }
 
@@ -151,6 +153,7 @@ impl World {
             has_lost: false,
             is_judged: true,
             is_recovering: false,
+            is_calm: false,
             report: Report::default(),
             outside,
             random,
@@ -302,12 +305,13 @@ impl World {
         }
         let (random, faults) = (&mut self.random, self.options.faults);
         self.outside.weathers = (0..self.shards).map(|_| Weather::new(faults, random.fork())).collect();
+        self.outside.weathers.iter_mut().for_each(|weather| weather.is_calm = self.is_calm);
         let shards = self.shards;
         let (step, now) = (self.outside.step, self.outside.now);
         self.outside.trace.say(step, now, || format!("a process starts, with {shards} shards"));
         self.is_judged = false;
         self.process = Some(Process::start(&self.options, shards, &mut self.outside));
-        if self.options.crashes > 0 && self.random.one_in(4) {
+        if self.options.crashes > 0 && !self.is_calm && self.random.one_in(4) {
             let moment = match self.random.one_in(2) {
                 true => Moment::InRecovery(step + self.random.between(0, 12) as u64),
                 false => Moment::InOpening(self.random.between(0, 10) as u32),
@@ -383,7 +387,7 @@ impl World {
         self.outside.oracle.note_crash(crash == Crash::Process);
         let (step, now) = (self.outside.step, self.outside.now);
         self.outside.trace.say(step, now, || format!("{why}; {counts:?}, {names_lost} names lost"));
-        self.clients.iter_mut().for_each(Client::lose);
+        self.clients.iter_mut().for_each(Client::crash);
         self.sharers.iter_mut().for_each(Sharer::lose);
         self.has_lost = true;
         self.is_recovering = true;
@@ -408,10 +412,9 @@ impl World {
     /// Lets everything come to rest and looks at what is left.
     fn finish(mut self) -> (Report, Trace) {
         self.plans.clear();
-        self.run_until("the process serves", |world| {
-            world.outside.weathers.iter_mut().for_each(|weather| weather.is_calm = true);
-            world.process.as_ref().is_some_and(Process::is_serving)
-        });
+        self.is_calm = true;
+        self.outside.weathers.iter_mut().for_each(|weather| weather.is_calm = true);
+        self.run_until("the process serves", |world| world.process.as_ref().is_some_and(Process::is_serving));
         self.run_until("all commands are answered", |world| {
             let now = world.outside.now;
             world.clients.iter_mut().for_each(|client| client.wind_down(now));
@@ -450,7 +453,7 @@ impl World {
         let shards = &process.shards.shards;
         let is_drained = shards.iter().all(|shard| shard.is_drained() && shard.outstanding() == 0);
         let holds_nothing = shards.iter().all(|shard| shard.buffers_bytes() == 0);
-        is_drained && holds_nothing && process.queues.is_empty() && process.is_at_rest()
+        process.is_serving() && is_drained && holds_nothing && process.queues.is_empty() && process.is_at_rest()
     }
 
     fn run_until(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {

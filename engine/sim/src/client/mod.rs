@@ -274,8 +274,13 @@ impl Client {
         self.lose();
     }
 
-    /// The process is gone, or the connection, with whatever is under way.
-    pub fn lose(&mut self) {
+    /// The process is gone, with whatever is under way, and perhaps with the last of what it had answered.
+    pub fn crash(&mut self) {
+        self.counters_seen = [0; SHARED_COUNTERS];
+        self.lose();
+    }
+
+    fn lose(&mut self) {
         self.connection = None;
         self.life += 1;
         self.model = Model::default();

@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use torc_engine::id::Millis;
 use torc_protocol::resp::decode::Reply;
 
-use super::linear::{Operation, Recovered, Verdict, check};
-use super::spec::{Clock, Life, Value};
+use super::linear::{Furthest, Operation, Recovered, Verdict, check};
+use super::spec::{Blob, Clock, Life, Value};
 use crate::content::Content;
 use crate::options::Options;
+
+/// Commands that a complaint shows before the first that could not be put in order, and from there on.
+const COMPLAINT_LINES: usize = 25;
 
 /// The place of an operation in the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +76,7 @@ impl History {
     }
 
     /// A command about a key is asked; its words, the name in lower case.
-    pub fn ask(&mut self, connection: u32, key: &[u8], words: Vec<Vec<u8>>) -> OperationId {
+    pub fn ask(&mut self, connection: u32, key: &[u8], words: Vec<Blob>) -> OperationId {
         self.moment += 1;
         let clock = Clock { least: self.now, most: self.now, ever: self.ever };
         let operation = Operation { connection, words, reply: None, asked: self.moment, answered: None, clock };
@@ -120,14 +123,14 @@ impl History {
             {
                 let at = *expire_ms as i64;
                 let life = if at > 0 { Life::Until(at, at) } else { Life::Forever };
-                held.insert(key.clone(), Value { bytes: bytes.clone(), life });
+                held.insert(key.clone(), Value { bytes: bytes.clone().into(), life });
             }
             keys.extend(held.keys().filter(|key| super::is_shared(key)).cloned());
         }
-        let mut by_key: BTreeMap<&[u8], Vec<Operation>> = BTreeMap::new();
+        let mut by_key: BTreeMap<&[u8], Vec<&Operation>> = BTreeMap::new();
         for (index, (key, operation)) in self.operations.iter().enumerate() {
             if !self.void.contains(&OperationId(index)) {
-                by_key.entry(key).or_default().push(operation.clone());
+                by_key.entry(key).or_default().push(operation);
             }
         }
         for key in &keys {
@@ -143,7 +146,7 @@ impl History {
             match check(operations, self.starts.get(key), recovered.as_ref(), evicts) {
                 Verdict::Linearizable => {}
                 Verdict::Undecided => judged.undecided += 1,
-                Verdict::Broken => self.complain(key, operations, recovered.as_ref()),
+                Verdict::Broken(furthest) => self.complain(key, operations, recovered.as_ref(), &furthest),
             }
         }
         held.retain(|key, _| super::is_shared(key));
@@ -154,24 +157,31 @@ impl History {
         judged
     }
 
-    fn complain(&self, key: &[u8], operations: &[Operation], recovered: Option<&Recovered>) -> ! {
+    fn complain(&self, key: &[u8], operations: &[&Operation], recovered: Option<&Recovered>, furthest: &Furthest) -> ! {
         let mut lines = vec![format!("the history of {} cannot be put in order", key.escape_ascii())];
         lines.push(format!("  it held {:?}", self.starts.get(key).map(show_value)));
-        let mut sorted: Vec<&Operation> = operations.iter().collect();
+        let mut sorted = operations.to_vec();
         sorted.sort_by_key(|operation| operation.asked);
-        for operation in sorted {
+        let mut left: BTreeMap<u32, usize> = furthest.done.iter().copied().collect();
+        let shown = sorted.into_iter().map(|operation| {
             let Operation { connection, words, reply, asked, answered, clock } = operation;
+            let left = left.get_mut(connection).filter(|left| **left > 0);
+            let mark = if left.is_some() { "  done" } else { "  LEFT" };
+            left.into_iter().for_each(|left| *left -= 1);
             let answered = answered.map_or("never".to_owned(), |at| at.to_string());
             let reply = reply.as_ref().map_or("?".to_owned(), show_reply);
-            lines.push(format!(
-                "  connection {connection}, {asked} to {answered}, clock {} to {}: {} -> {reply}",
-                clock.least,
-                clock.most,
-                super::show(words)
-            ));
-        }
+            let (least, most, words) = (clock.least, clock.most, super::show(words.iter().map(|word| word.as_slice())));
+            format!(
+                "{mark} connection {connection}, {asked} to {answered}, clock {least} to {most}: {words} -> {reply}"
+            )
+        });
+        let shown: Vec<String> = shown.collect();
+        let first_left = shown.iter().position(|line| line.starts_with("  LEFT")).unwrap_or(shown.len());
+        lines.extend(shown.into_iter().skip(first_left.saturating_sub(COMPLAINT_LINES)).take(2 * COMPLAINT_LINES));
+        lines.push(format!("  behind what could be done it held {:?}", furthest.held.as_ref().map(show_value)));
         if let Some(Recovered { survived, value, .. }) = recovered {
             lines.push(format!("  up to {survived} it survived; found was {:?}", value.as_ref().map(show_value)));
+            lines.push(format!("  that was on the way: {}", furthest.is_chosen));
         }
         panic!("{}", lines.join("\n"));
     }

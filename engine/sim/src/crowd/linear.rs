@@ -14,10 +14,11 @@ use std::collections::{HashMap, HashSet};
 
 use torc_protocol::resp::decode::Reply;
 
-use super::spec::{Clock, Life, Value, after, views};
+use super::spec::{Blob, Clock, Life, Value, after, views};
 
-/// States that are looked at before the search is given up.
-const STATES_MAX: usize = 60_000;
+/// Work before the search is given up: states that are looked at, and some hundred bytes of values that are made.
+const WORK_MAX: usize = 40_000;
+const WORK_BYTES: usize = 512;
 
 /// A command about one key, and what came of it.
 #[derive(Clone, Debug)]
@@ -25,7 +26,7 @@ pub(crate) struct Operation {
     /// The connection that it came on, unlike all others of the history.
     pub connection: u32,
     /// The name first, in lower case.
-    pub words: Vec<Vec<u8>>,
+    pub words: Vec<Blob>,
     /// None: any answer will do.
     pub reply: Option<Reply>,
     /// Moments, which are counted over all keys.
@@ -47,10 +48,19 @@ pub(crate) struct Recovered {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Linearizable,
-    /// It is not.
-    Broken,
+    /// It is not. The search came furthest here: by connection how many of its commands were done, and what the key held then.
+    Broken(Box<Furthest>),
     /// The search was given up.
     Undecided,
+}
+
+/// How far a search came that found nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Furthest {
+    pub done: Vec<(u32, usize)>,
+    pub held: Option<Value>,
+    /// The moment to which the crash went back was found before.
+    pub is_chosen: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -69,11 +79,14 @@ struct Search<'a> {
     numbers: HashMap<Option<Value>, u32>,
     seen: HashSet<Position>,
     evicts: bool,
+    work: usize,
+    /// A sum of floats that nobody was told was met: what the key holds behind it is not known.
+    is_unknown: bool,
 }
 
 /// Judges the history of a key that held `start` when it began.
 pub(crate) fn check(
-    operations: &[Operation],
+    operations: &[&Operation],
     start: Option<&Value>,
     recovered: Option<&Recovered>,
     evicts: bool,
@@ -83,20 +96,33 @@ pub(crate) fn check(
     connections.dedup();
     let chains = connections.iter().map(|connection| {
         let mut chain: Vec<&Operation> =
-            operations.iter().filter(|operation| operation.connection == *connection).collect();
+            operations.iter().copied().filter(|operation| operation.connection == *connection).collect();
         chain.sort_by_key(|operation| operation.asked);
         chain
     });
-    let mut search =
-        Search { chains: chains.collect(), states: Vec::new(), numbers: HashMap::new(), seen: HashSet::new(), evicts };
+    let mut search = Search {
+        chains: chains.collect(),
+        states: Vec::new(),
+        numbers: HashMap::new(),
+        seen: HashSet::new(),
+        evicts,
+        work: 0,
+        is_unknown: false,
+    };
     let state = search.number_of(start.cloned());
     let first = Position { done: vec![0; search.chains.len()], state, is_chosen: recovered.is_none() };
-    let mut stack = vec![first];
+    let mut stack = vec![first.clone()];
+    let mut furthest = (first, 0);
     while let Some(position) = stack.pop() {
         if !search.seen.insert(position.clone()) {
             continue;
         }
-        if search.seen.len() > STATES_MAX {
+        let done: usize = position.done.iter().map(|done| usize::from(*done)).sum();
+        if done + usize::from(position.is_chosen) > furthest.1 {
+            furthest = (position.clone(), done + usize::from(position.is_chosen));
+        }
+        search.work += 1;
+        if search.work > WORK_MAX {
             return Verdict::Undecided;
         }
         if position.is_chosen && search.is_all_done(&position) {
@@ -109,7 +135,15 @@ pub(crate) fn check(
             stack.push(Position { is_chosen: true, ..position });
         }
     }
-    Verdict::Broken
+    if search.is_unknown {
+        return Verdict::Undecided;
+    }
+    let Position { done, state, is_chosen } = furthest.0;
+    Verdict::Broken(Box::new(Furthest {
+        done: connections.into_iter().zip(done.into_iter().map(usize::from)).collect(),
+        held: search.states[state as usize].clone(),
+        is_chosen,
+    }))
 }
 
 impl Search<'_> {
@@ -153,7 +187,12 @@ impl Search<'_> {
             done[index] += 1;
             let before = self.states[position.state as usize].clone();
             let Operation { words, reply, clock, .. } = operation;
+            if reply.is_none() && words[0].as_slice() == b"incrbyfloat" {
+                let is_exact = |value: &Value| super::spec::is_exact_float(&value.bytes);
+                self.is_unknown |= !before.as_ref().is_none_or(is_exact);
+            }
             for state in after(words, reply.as_ref(), before.as_ref(), *clock, self.evicts) {
+                self.work += state.as_ref().map_or(0, |value| value.bytes.len() / WORK_BYTES);
                 let state = self.number_of(state);
                 stack.push(Position { done: done.clone(), state, is_chosen: position.is_chosen });
             }
@@ -210,7 +249,7 @@ mod tests {
             };
             Operation {
                 connection,
-                words: words.map(|word| word.as_bytes().to_vec()).collect(),
+                words: words.map(|word| word.as_bytes().to_vec().into()).collect(),
                 reply,
                 asked: asked.parse().expect("a number"),
                 answered: answered.parse().ok(),
@@ -220,55 +259,69 @@ mod tests {
         lines.iter().map(parse).collect()
     }
 
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Is {
+        Linearizable,
+        Broken,
+    }
+
+    fn checked(operations: &[Operation], recovered: Option<&Recovered>, evicts: bool) -> Is {
+        match check(&operations.iter().collect::<Vec<_>>(), None, recovered, evicts) {
+            Verdict::Linearizable => Is::Linearizable,
+            Verdict::Broken(_) => Is::Broken,
+            Verdict::Undecided => panic!("it is short"),
+        }
+    }
+
     #[track_caller]
-    fn judge(lines: &[&str], verdict: Verdict) {
-        assert_eq!(check(&history(lines), None, None, false), verdict);
+    fn judge(lines: &[&str], verdict: Is) {
+        assert_eq!(checked(&history(lines), None, false), verdict);
     }
 
     #[test]
     fn what_can_be_put_in_order_is_linearizable() {
-        judge(&[], Verdict::Linearizable);
-        judge(&["1 1..2 set k a -> +OK", "2 3..4 get k -> $a"], Verdict::Linearizable);
+        judge(&[], Is::Linearizable);
+        judge(&["1 1..2 set k a -> +OK", "2 3..4 get k -> $a"], Is::Linearizable);
         // At the same time: before or after.
-        judge(&["1 1..9 set k a -> +OK", "2 2..3 get k -> nil", "2 4..5 get k -> $a"], Verdict::Linearizable);
+        judge(&["1 1..9 set k a -> +OK", "2 2..3 get k -> nil", "2 4..5 get k -> $a"], Is::Linearizable);
         judge(
             &["1 1..9 incr k -> :2", "2 1..9 incr k -> :1", "3 1..9 incr k -> :3", "3 10..11 get k -> $3"],
-            Verdict::Linearizable,
+            Is::Linearizable,
         );
         // Never answered: it took effect, or it did not.
-        judge(&["1 1.. set k a", "2 2..3 get k -> nil", "2 4..5 get k -> $a"], Verdict::Linearizable);
-        judge(&["1 1.. set k a", "2 2..3 get k -> nil", "2 40..50 get k -> nil"], Verdict::Linearizable);
+        judge(&["1 1.. set k a", "2 2..3 get k -> nil", "2 4..5 get k -> $a"], Is::Linearizable);
+        judge(&["1 1.. set k a", "2 2..3 get k -> nil", "2 40..50 get k -> nil"], Is::Linearizable);
         // A pipeline.
-        judge(&["1 1..10 set k a -> +OK", "1 2..11 append k b -> :2", "1 3..12 get k -> $ab"], Verdict::Linearizable);
+        judge(&["1 1..10 set k a -> +OK", "1 2..11 append k b -> :2", "1 3..12 get k -> $ab"], Is::Linearizable);
     }
 
     #[test]
     fn a_stale_read_is_found() {
-        judge(&["1 1..2 set k a -> +OK", "1 3..4 set k b -> +OK", "2 5..6 get k -> $a"], Verdict::Broken);
-        judge(&["1 1..2 set k a -> +OK", "2 3..4 get k -> nil"], Verdict::Broken);
-        judge(&["1 1..9 set k a -> +OK", "2 2..3 get k -> $a", "3 4..5 get k -> nil"], Verdict::Broken);
-        judge(&["2 2..3 get k -> $x"], Verdict::Broken);
+        judge(&["1 1..2 set k a -> +OK", "1 3..4 set k b -> +OK", "2 5..6 get k -> $a"], Is::Broken);
+        judge(&["1 1..2 set k a -> +OK", "2 3..4 get k -> nil"], Is::Broken);
+        judge(&["1 1..9 set k a -> +OK", "2 2..3 get k -> $a", "3 4..5 get k -> nil"], Is::Broken);
+        judge(&["2 2..3 get k -> $x"], Is::Broken);
     }
 
     #[test]
     fn a_lost_update_is_found() {
-        judge(&["1 1..9 incr k -> :1", "2 1..9 incr k -> :2", "1 10..11 get k -> $1"], Verdict::Broken);
-        judge(&["1 1..2 append k a -> :1", "2 3..4 append k b -> :2", "1 10..11 get k -> $b"], Verdict::Broken);
+        judge(&["1 1..9 incr k -> :1", "2 1..9 incr k -> :2", "1 10..11 get k -> $1"], Is::Broken);
+        judge(&["1 1..2 append k a -> :1", "2 3..4 append k b -> :2", "1 10..11 get k -> $b"], Is::Broken);
     }
 
     #[test]
     fn an_increment_done_twice_is_found() {
-        judge(&["1 1..2 incr k -> :1", "1 3..4 get k -> $2"], Verdict::Broken);
-        judge(&["1 1..9 incr k -> :1", "2 1..9 incr k -> :1"], Verdict::Broken);
-        judge(&["1 1..9 incr k -> :1", "2 1..9 incr k -> :3"], Verdict::Broken);
+        judge(&["1 1..2 incr k -> :1", "1 3..4 get k -> $2"], Is::Broken);
+        judge(&["1 1..9 incr k -> :1", "2 1..9 incr k -> :1"], Is::Broken);
+        judge(&["1 1..9 incr k -> :1", "2 1..9 incr k -> :3"], Is::Broken);
     }
 
     #[test]
     fn commands_of_a_connection_out_of_order_are_found() {
-        judge(&["1 1..10 set k a -> +OK", "1 2..11 set k b -> +OK", "2 20..21 get k -> $a"], Verdict::Broken);
-        judge(&["1 1..10 set k a -> +OK", "1 2..11 get k -> nil"], Verdict::Broken);
+        judge(&["1 1..10 set k a -> +OK", "1 2..11 set k b -> +OK", "2 20..21 get k -> $a"], Is::Broken);
+        judge(&["1 1..10 set k a -> +OK", "1 2..11 get k -> nil"], Is::Broken);
         // Of two connections they would be right.
-        judge(&["1 1..10 set k a -> +OK", "3 2..11 set k b -> +OK", "2 20..21 get k -> $a"], Verdict::Linearizable);
+        judge(&["1 1..10 set k a -> +OK", "3 2..11 set k b -> +OK", "2 20..21 get k -> $a"], Is::Linearizable);
     }
 
     #[test]
@@ -280,11 +333,11 @@ mod tests {
             ..history(&[line]).remove(0)
         };
         let set = at(1, "1 0..0 set k a PX 100 -> +OK", 1_000);
-        let judge = |operations: &[Operation]| check(operations, None, None, false);
-        assert_eq!(judge(&[set.clone(), at(2, "1 0..0 get k -> $a", 1_099)]), Verdict::Linearizable);
-        assert_eq!(judge(&[set.clone(), at(2, "1 0..0 get k -> nil", 1_101)]), Verdict::Linearizable);
-        assert_eq!(judge(&[set.clone(), at(2, "1 0..0 get k -> nil", 1_099)]), Verdict::Broken);
-        assert_eq!(judge(&[set.clone(), at(2, "1 0..0 get k -> $a", 1_101)]), Verdict::Broken);
+        let judge = |operations: &[Operation]| checked(operations, None, false);
+        assert_eq!(judge(&[set.clone(), at(2, "1 0..0 get k -> $a", 1_099)]), Is::Linearizable);
+        assert_eq!(judge(&[set.clone(), at(2, "1 0..0 get k -> nil", 1_101)]), Is::Linearizable);
+        assert_eq!(judge(&[set.clone(), at(2, "1 0..0 get k -> nil", 1_099)]), Is::Broken);
+        assert_eq!(judge(&[set.clone(), at(2, "1 0..0 get k -> $a", 1_101)]), Is::Broken);
         assert_eq!(
             judge(&[set, at(2, "1 0..0 persist k -> :1", 1_050), at(3, "1 0..0 get k -> nil", 9_000)]),
             Verdict::Broken
@@ -294,24 +347,24 @@ mod tests {
     #[test]
     fn only_what_may_be_evicted_goes_by_itself() {
         let lost = history(&["1 1..2 set k a -> +OK", "2 3..4 get k -> nil"]);
-        assert_eq!(check(&lost, None, None, true), Verdict::Linearizable);
+        assert_eq!(checked(&lost, None, true), Is::Linearizable);
         let changed = history(&["1 1..2 set k a -> +OK", "2 3..4 get k -> $b"]);
-        assert_eq!(check(&changed, None, None, true), Verdict::Broken);
+        assert_eq!(checked(&changed, None, true), Is::Broken);
     }
 
     #[test]
     fn a_crash_goes_back_to_what_was_and_not_too_far() {
         let lines = ["1 1..2 set k a -> +OK", "1 3..4 set k b -> +OK", "1 5..6 set k c -> +OK", "2 7.. set k d"];
         let found = |survived: u64, value: Option<&str>| {
-            let value = value.map(|text| Value { bytes: text.as_bytes().to_vec(), life: Life::Forever });
-            check(&history(&lines), None, Some(&Recovered { survived, value, clock: CLOCK }), false)
+            let value = value.map(|text| Value { bytes: text.as_bytes().to_vec().into(), life: Life::Forever });
+            checked(&history(&lines), Some(&Recovered { survived, value, clock: CLOCK }), false)
         };
-        assert_eq!(found(0, None), Verdict::Linearizable);
-        assert_eq!(found(2, Some("a")), Verdict::Linearizable);
-        assert_eq!(found(4, Some("c")), Verdict::Linearizable);
-        assert_eq!(found(6, Some("d")), Verdict::Linearizable);
-        assert_eq!(found(4, Some("a")), Verdict::Broken, "b had survived");
-        assert_eq!(found(6, None), Verdict::Broken);
-        assert_eq!(found(0, Some("e")), Verdict::Broken, "it was never that");
+        assert_eq!(found(0, None), Is::Linearizable);
+        assert_eq!(found(2, Some("a")), Is::Linearizable);
+        assert_eq!(found(4, Some("c")), Is::Linearizable);
+        assert_eq!(found(6, Some("d")), Is::Linearizable);
+        assert_eq!(found(4, Some("a")), Is::Broken, "b had survived");
+        assert_eq!(found(6, None), Is::Broken);
+        assert_eq!(found(0, Some("e")), Is::Broken, "it was never that");
     }
 }

@@ -22,6 +22,7 @@ use crate::world::Report;
 use history::OperationId;
 pub(crate) use history::{History, show_reply};
 use requests::{Maker, Request};
+use spec::Blob;
 
 /// What the names of keys begin with that have histories.
 const SHARED: &str = "k:";
@@ -158,7 +159,7 @@ impl Sharer {
 
     /// For messages: what it waits for.
     pub fn waits_for(&self) -> String {
-        let next = self.expected.front().map_or("nothing".to_owned(), |expected| show(&expected.request.words));
+        let next = self.expected.front().map_or("nothing".to_owned(), |expected| show(expected.request.words()));
         let to_send = self.outbox.len() - self.outbox_at;
         format!(
             "client {} has {to_send} bytes to send ({:?}), {} replies to get, the next to {next}",
@@ -173,31 +174,31 @@ impl Sharer {
         let row = request.command.row();
         self.has_quit |= row.name == "quit" || row.name == "shutdown";
         let mut parts = Vec::new();
-        let mut lower = request.words.clone();
-        lower[0].make_ascii_lowercase();
+        let words: Vec<Blob> = request.words.iter().map(|word| word.clone().into()).collect();
+        let named = |name: &str| Blob::from(name.as_bytes().to_vec());
         for (index, &at) in request.keys.iter().enumerate() {
             let key = &request.words[at];
             // Of several keys each has its own command.
-            let words = match row.name {
-                "mget" => vec![b"get".to_vec(), key.clone()],
-                "mset" => vec![b"set".to_vec(), key.clone(), request.words[at + 1].clone()],
-                _ if matches!(row.route, Route::Keys(_)) => vec![lower[0].clone(), key.clone()],
-                _ if row.keys.first > 1 => vec![b"look".to_vec(), key.clone()],
-                _ => lower.clone(),
+            let asked = match row.name {
+                "mget" => vec![named("get"), words[at].clone()],
+                "mset" => vec![named("set"), words[at].clone(), words[at + 1].clone()],
+                _ if matches!(row.route, Route::Keys(_)) => vec![words[0].clone(), words[at].clone()],
+                _ if row.keys.first > 1 => vec![named("look"), words[at].clone()],
+                _ => words.clone(),
             };
             // One key twice: what is true of each is not known apart.
             let is_again = request.keys[..index].iter().any(|before| request.words[*before] == *key);
             if !is_again || row.flags & flag::WRITE != 0 {
-                parts.push(around.history.ask(self.life, key, words));
+                parts.push(around.history.ask(self.life, key, asked));
             }
         }
         if matches!(row.name, "flushdb" | "flushall") {
             for key in around.history.all_keys() {
-                parts.push(around.history.ask(self.life, &key, vec![b"flush".to_vec()]));
+                parts.push(around.history.ask(self.life, &key, vec![named("flush")]));
             }
         }
         let (number, now) = (self.number, around.shards.now());
-        around.trace.say(around.step, now, || format!("client {number}: {}", show(&request.words)));
+        around.trace.say(around.step, now, || format!("client {number}: {}", show(request.words())));
         if request.words.len() == 1 && self.random.one_in(2) {
             self.outbox.extend_from_slice(&request.words[0]);
             self.outbox.extend_from_slice(b"\r\n");
@@ -256,9 +257,9 @@ impl Sharer {
             };
             let (number, now) = (self.number, around.shards.now());
             let words = &expected.request.words;
-            around
-                .trace
-                .say(around.step, now, || format!("client {number}: {} -> {}", show(words), show_reply(&reply)));
+            around.trace.say(around.step, now, || {
+                format!("client {number}: {} -> {}", show(words.iter().map(Vec::as_slice)), show_reply(&reply))
+            });
             self.judge(expected, reply, around);
             if at == self.inbox.len() {
                 break;
@@ -270,7 +271,7 @@ impl Sharer {
     fn judge(&mut self, expected: Expected, reply: Reply, around: &mut Surroundings<'_>) {
         let Expected { request, parts } = expected;
         let row = request.command.row();
-        let asked = || format!("client {}: {}", self.number, show(&request.words));
+        let asked = || format!("client {}: {}", self.number, show(request.words()));
         let refusal = match &reply {
             Reply::Error(text) => [&b"OOM"[..], b"MISCONF", b"LOADING"].iter().any(|code| text.starts_with(code)),
             _ => false,
@@ -401,11 +402,11 @@ impl Guest for Sharer {
 }
 
 /// Words for a message, the long ones cut.
-pub(crate) fn show(words: &[Vec<u8>]) -> String {
-    let word = |word: &Vec<u8>| match word.len() {
+pub(crate) fn show<'a>(words: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let word = |word: &[u8]| match word.len() {
         0 => "\"\"".to_owned(),
         len if len > 40 => format!("{}...({len} bytes)", word[..16].escape_ascii()),
         _ => word.escape_ascii().to_string(),
     };
-    words.iter().map(word).collect::<Vec<_>>().join(" ")
+    words.into_iter().map(word).collect::<Vec<_>>().join(" ")
 }

@@ -51,6 +51,12 @@ pub(crate) struct Request {
     pub keys: Vec<usize>,
 }
 
+impl Request {
+    pub fn words(&self) -> impl Iterator<Item = &[u8]> {
+        self.words.iter().map(Vec::as_slice)
+    }
+}
+
 /// Makes requests for one client.
 pub(crate) struct Maker {
     pub random: Random,

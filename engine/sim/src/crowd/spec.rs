@@ -2,12 +2,52 @@
 //! client that owns its keys this knows the time only roughly, and gives every answer that is right: a key whose time may have come,
 //! or that may have been evicted, is there or is not.
 
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+use std::rc::Rc;
+
 use torc_protocol::resp::decode::Reply;
+
+/// Bytes that many hold and that are compared and looked up often: with their hash.
+#[derive(Clone, Debug)]
+pub(crate) struct Blob(Rc<(u64, Vec<u8>)>);
+
+impl From<Vec<u8>> for Blob {
+    fn from(bytes: Vec<u8>) -> Blob {
+        let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+        let (words, rest) = bytes.as_chunks::<8>();
+        let hash = words.iter().fold(bytes.len() as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+        let hash = rest.iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
+        Blob(Rc::new((hash, bytes)))
+    }
+}
+
+impl Deref for Blob {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.0.1
+    }
+}
+
+impl PartialEq for Blob {
+    fn eq(&self, other: &Blob) -> bool {
+        Rc::ptr_eq(&self.0, &other.0) || self.0.0 == other.0.0 && self.0.1 == other.0.1
+    }
+}
+
+impl Eq for Blob {}
+
+impl Hash for Blob {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.0.hash(state);
+    }
+}
 
 /// What a key holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Value {
-    pub bytes: Vec<u8>,
+    pub bytes: Blob,
     pub life: Life,
 }
 
@@ -33,7 +73,7 @@ enum Answer {
     Null,
     Integer(i64),
     Between(i64, i64),
-    Bulk(Vec<u8>),
+    Bulk(Blob),
     Simple(&'static str),
     /// An error that begins so.
     Error(&'static str),
@@ -46,13 +86,13 @@ type Outcome = (Answer, Option<Value>);
 
 const NOT_AN_INTEGER: &str = "ERR value is not an integer";
 const NOT_A_FLOAT: &str = "ERR value is not a valid float";
-/// Floats beyond this are not exact in all their digits.
+/// Floats beyond this, and those that are no quarters, are not exact in all their digits.
 const EXACT_FLOAT_MAX: f64 = 1e12;
 
 /// What a key may hold behind a command (its name first, in lower case) that was answered so, if it held `before`; nothing: it
 /// cannot be answered so. Without a reply any answer will do.
 pub(crate) fn after(
-    words: &[Vec<u8>],
+    words: &[Blob],
     reply: Option<&Reply>,
     before: Option<&Value>,
     clock: Clock,
@@ -60,18 +100,36 @@ pub(crate) fn after(
 ) -> Vec<Option<Value>> {
     let mut all: Vec<Option<Value>> = Vec::new();
     for view in views(before, clock, evicts) {
+        if !is_long_enough(words, reply, view) {
+            continue;
+        }
         for (answer, value) in outcomes(words, view, clock) {
             let value = match reply {
                 None => value,
                 Some(reply) if answer.allows(reply) => learn(words, reply, value),
                 Some(_) => continue,
             };
-            if !all.contains(&value) {
-                all.push(value);
+            // Nobody found the key, and it was left to lie: a clock that goes back finds it.
+            let lies = (value.is_none() && view.is_none() && before.is_some()).then(|| before.cloned());
+            for value in [value].into_iter().chain(lies) {
+                if !all.contains(&value) {
+                    all.push(value);
+                }
             }
         }
     }
     all
+}
+
+/// Whether the length that APPEND was answered is that of what it would make, which is not made for nothing.
+fn is_long_enough(words: &[Blob], reply: Option<&Reply>, view: Option<&Value>) -> bool {
+    match (words[0].as_slice(), reply) {
+        (b"append", Some(Reply::Integer(length))) => {
+            let before = view.map_or(0, |value| value.bytes.len());
+            *length == (before + words[2].len()) as i64
+        }
+        _ => true,
+    }
 }
 
 /// As what a key may appear.
@@ -92,12 +150,12 @@ pub(crate) fn views(before: Option<&Value>, clock: Clock, evicts: bool) -> Vec<O
 }
 
 /// An exact time that is answered is known from then on.
-fn learn(words: &[Vec<u8>], reply: &Reply, value: Option<Value>) -> Option<Value> {
+fn learn(words: &[Blob], reply: &Reply, value: Option<Value>) -> Option<Value> {
     match (words[0].as_slice(), reply, value) {
         (b"pexpiretime", Reply::Integer(at), Some(value)) if *at > 0 => {
             Some(Value { life: Life::Until(*at, *at), ..value })
         }
-        (b"incrbyfloat", Reply::Bulk(bytes), Some(value)) => Some(Value { bytes: bytes.clone(), ..value }),
+        (b"incrbyfloat", Reply::Bulk(bytes), Some(value)) => Some(Value { bytes: bytes.clone().into(), ..value }),
         (_, _, value) => value,
     }
 }
@@ -109,7 +167,7 @@ impl Answer {
             (Answer::Null, Reply::Null) => true,
             (Answer::Integer(wanted), Reply::Integer(value)) => wanted == value,
             (Answer::Between(low, high), Reply::Integer(value)) => (low..=high).contains(&value),
-            (Answer::Bulk(wanted), Reply::Bulk(bytes)) => wanted == bytes,
+            (Answer::Bulk(wanted), Reply::Bulk(bytes)) => **wanted == *bytes,
             (Answer::Simple(wanted), Reply::Simple(text)) => wanted.as_bytes() == text,
             (Answer::Error(wanted), Reply::Error(text)) => text.starts_with(wanted.as_bytes()),
             (Answer::Any, _) => true,
@@ -126,6 +184,12 @@ fn number(word: &[u8]) -> i64 {
 fn integer(bytes: &[u8]) -> Option<i64> {
     let number = std::str::from_utf8(bytes).ok()?.parse::<i64>().ok()?;
     (number.to_string().as_bytes() == bytes).then_some(number)
+}
+
+/// Whether a text is a float with a few digits, of which it is known how a sum is written.
+pub(crate) fn is_exact_float(bytes: &[u8]) -> bool {
+    let float = std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<f64>().ok());
+    float.is_none_or(|float| float.abs() < EXACT_FLOAT_MAX && (float * 4.0).fract() == 0.0)
 }
 
 fn bulk(value: Option<&Value>) -> Answer {
@@ -148,10 +212,10 @@ fn life_of(option: &[u8], word: &[u8], clock: Clock) -> Life {
     }
 }
 
-fn outcomes(words: &[Vec<u8>], view: Option<&Value>, clock: Clock) -> Vec<Outcome> {
+fn outcomes(words: &[Blob], view: Option<&Value>, clock: Clock) -> Vec<Outcome> {
     let held = view.cloned();
     let one = |answer: Answer, value: Option<Value>| vec![(answer, value)];
-    let fresh = |bytes: &[u8]| Some(Value { bytes: bytes.to_vec(), life: Life::Forever });
+    let fresh = |bytes: &Blob| Some(Value { bytes: bytes.clone(), life: Life::Forever });
     let length = |value: Option<&Value>| value.map_or(0, |value| value.bytes.len() as i64);
     let life = view.map_or(Life::Forever, |value| value.life);
     match words[0].as_slice() {
@@ -175,7 +239,7 @@ fn outcomes(words: &[Vec<u8>], view: Option<&Value>, clock: Clock) -> Vec<Outcom
         b"getex" => {
             let mut after = held;
             if let Some(value) = &mut after {
-                match words.get(2).map(Vec::as_slice) {
+                match words.get(2).map(|word| word.as_slice()) {
                     None => {}
                     Some(b"PERSIST") => value.life = Life::Forever,
                     Some(option) => value.life = life_of(option, &words[3], clock),
@@ -184,25 +248,24 @@ fn outcomes(words: &[Vec<u8>], view: Option<&Value>, clock: Clock) -> Vec<Outcom
             one(bulk(view), after)
         }
         b"append" => {
-            let mut bytes = held.map_or(Vec::new(), |value| value.bytes);
+            let mut bytes = held.map_or(Vec::new(), |value| value.bytes.to_vec());
             bytes.extend_from_slice(&words[2]);
-            one(Answer::Integer(bytes.len() as i64), Some(Value { bytes, life }))
+            one(Answer::Integer(bytes.len() as i64), Some(Value { bytes: bytes.into(), life }))
         }
         b"setrange" => {
             if words[3].is_empty() {
                 return one(Answer::Integer(length(view)), held);
             }
             let offset = number(&words[2]) as usize;
-            let mut bytes = held.map_or(Vec::new(), |value| value.bytes);
+            let mut bytes = held.map_or(Vec::new(), |value| value.bytes.to_vec());
             let end = offset + words[3].len();
             bytes.resize(bytes.len().max(end), 0);
             bytes[offset..end].copy_from_slice(&words[3]);
-            one(Answer::Integer(bytes.len() as i64), Some(Value { bytes, life }))
+            one(Answer::Integer(bytes.len() as i64), Some(Value { bytes: bytes.into(), life }))
         }
         b"getrange" | b"substr" => {
-            let empty = Vec::new();
-            let bytes = view.map_or(&empty, |value| &value.bytes);
-            one(Answer::Bulk(range(bytes, number(&words[2]), number(&words[3]))), held)
+            let bytes: &[u8] = view.map_or(&[], |value| &value.bytes);
+            one(Answer::Bulk(range(bytes, number(&words[2]), number(&words[3])).into()), held)
         }
         b"incr" => counted(view, 1),
         b"decr" => counted(view, -1),
@@ -211,16 +274,18 @@ fn outcomes(words: &[Vec<u8>], view: Option<&Value>, clock: Clock) -> Vec<Outcom
         b"incrbyfloat" => {
             let by: f64 = String::from_utf8_lossy(&words[2]).parse().expect("the generator gives floats");
             let Some(value) = view else {
-                return one(Answer::Bulk(by.to_string().into_bytes()), fresh(by.to_string().as_bytes()));
+                let text = Blob::from(by.to_string().into_bytes());
+                return one(Answer::Bulk(text.clone()), fresh(&text));
             };
             let parsed = std::str::from_utf8(&value.bytes).ok().and_then(|text| text.parse::<f64>().ok());
             match parsed {
-                // Whether some text is a float, and all the digits of a long one, is for other tests to say.
-                Some(float) if float.abs() < EXACT_FLOAT_MAX && value.bytes.len() < 16 => {
-                    let text = (float + by).to_string();
-                    one(Answer::Bulk(text.clone().into_bytes()), Some(Value { bytes: text.into_bytes(), life }))
+                // All the digits of a long one are for other tests to say.
+                Some(float) => {
+                    let text = Blob::from((float + by).to_string().into_bytes());
+                    let is_exact = is_exact_float(&value.bytes);
+                    let answer = if is_exact { Answer::Bulk(text.clone()) } else { Answer::Any };
+                    one(answer, Some(Value { bytes: text, life }))
                 }
-                Some(_) => vec![(Answer::Any, held.clone())],
                 None => one(Answer::Error(NOT_A_FLOAT), held),
             }
         }
@@ -252,9 +317,9 @@ fn outcomes(words: &[Vec<u8>], view: Option<&Value>, clock: Clock) -> Vec<Outcom
     }
 }
 
-fn one_of_set(words: &[Vec<u8>], view: Option<&Value>, clock: Clock) -> Vec<Outcome> {
+fn one_of_set(words: &[Blob], view: Option<&Value>, clock: Clock) -> Vec<Outcome> {
     let options = &words[3..];
-    let has = |wanted: &[u8]| options.iter().any(|word| word == wanted);
+    let has = |wanted: &[u8]| options.iter().any(|word| word.as_slice() == wanted);
     let is_refused = has(b"NX") && view.is_some() || has(b"XX") && view.is_none();
     let answer = match (has(b"GET"), is_refused) {
         (true, _) => bulk(view),
@@ -286,11 +351,11 @@ fn counted(view: Option<&Value>, by: i64) -> Vec<Outcome> {
     };
     match old.checked_add(by) {
         None => vec![(Answer::Error("ERR increment or decrement would overflow"), view.cloned())],
-        Some(new) => vec![(Answer::Integer(new), Some(Value { bytes: new.to_string().into_bytes(), life }))],
+        Some(new) => vec![(Answer::Integer(new), Some(Value { bytes: new.to_string().into_bytes().into(), life }))],
     }
 }
 
-fn expired(words: &[Vec<u8>], view: Option<&Value>, clock: Clock) -> Vec<Outcome> {
+fn expired(words: &[Blob], view: Option<&Value>, clock: Clock) -> Vec<Outcome> {
     let Some(value) = view else { return vec![(Answer::Integer(0), None)] };
     let given = number(&words[2]);
     let (least, most) = match words[0].as_slice() {
@@ -299,7 +364,7 @@ fn expired(words: &[Vec<u8>], view: Option<&Value>, clock: Clock) -> Vec<Outcome
         b"expireat" => (given * 1000, given * 1000),
         _ => (given, given),
     };
-    let (may, may_not) = match (words.get(3).map(Vec::as_slice), value.life) {
+    let (may, may_not) = match (words.get(3).map(|word| word.as_slice()), value.life) {
         (Some(b"NX"), life) => (life == Life::Forever, life != Life::Forever),
         (Some(b"XX"), life) => (life != Life::Forever, life == Life::Forever),
         // Without a life a key lives longer than with any.
