@@ -14,7 +14,7 @@ pub mod limits;
 pub mod log;
 pub mod machine;
 pub mod message;
-mod random;
+pub mod random;
 pub mod route;
 pub mod session;
 pub mod shard;
