@@ -42,7 +42,10 @@ fn a_server_that_is_the_same_passes() {
     assert!(report["operations"].as_u64() > Some(5_000), "{}", report["operations"]);
     assert!(report["connections_opened"].as_u64() > Some(50) && report["saves"].as_u64() > Some(2), "{report:#}");
     for sample in report["samples"].as_array().unwrap() {
-        assert!(sample["rss_bytes"].as_u64() > Some(1 << 20) && sample["latency"]["p50_us"].as_f64() > Some(0.0), "{sample}");
+        assert!(
+            sample["rss_bytes"].as_u64() > Some(1 << 20) && sample["latency"]["p50_us"].as_f64() > Some(0.0),
+            "{sample}"
+        );
     }
 }
 
