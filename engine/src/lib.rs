@@ -14,6 +14,7 @@ pub mod limits;
 pub mod log;
 pub mod machine;
 pub mod message;
+pub mod planted;
 pub mod random;
 pub mod route;
 pub mod session;
