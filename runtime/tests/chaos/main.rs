@@ -259,15 +259,16 @@ impl Campaign {
                 self.judge_end(status, &output, setup, ended_by_itself)
             }));
             life.over.store(true, Ordering::SeqCst);
-            let wrong: Vec<_> = running.into_iter().filter_map(|writer| writer.join().err()).collect();
-            for wrong in wrong {
-                println!("{}", self.said());
-                std::panic::resume_unwind(wrong);
+            // All of them end before what any of them found wrong is told.
+            let ended: Vec<_> = running.into_iter().map(|writer| writer.join()).collect();
+            let wrong = ended.into_iter().find_map(Result::err);
+            match (wrong, schedule) {
+                (None, Ok(in_order)) => in_order,
+                (Some(wrong), _) | (None, Err(wrong)) => {
+                    println!("{}", self.said());
+                    std::panic::resume_unwind(wrong)
+                }
             }
-            schedule.unwrap_or_else(|wrong| {
-                println!("{}", self.said());
-                std::panic::resume_unwind(wrong)
-            })
         });
         self.writers = writers;
         self.tally.acknowledged += life.acknowledged.load(Ordering::Relaxed);

@@ -250,9 +250,8 @@ impl Writer {
         }
         drop((stream, expected));
         self.epoch += 1;
-        let left = std::mem::replace(&mut self.keys, Vec::new());
-        self.left.extend(left);
-        self.keys = self.new_keys();
+        let keys = self.new_keys();
+        self.left.extend(std::mem::replace(&mut self.keys, keys));
     }
 }
 
