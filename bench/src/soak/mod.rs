@@ -112,6 +112,8 @@ const RSS_BYTES_FREE: f64 = (4 << 20) as f64;
 const LATENCY_US_FREE: f64 = 100.0;
 /// Bytes of a key that a planted leak leaves.
 const LEAK_VALUE_BYTES: usize = 1_000;
+/// Keys of it that are set at once.
+const LEAK_BATCH: u64 = 200;
 /// The clients that are there at the end of each lap: the one that watches, and the probe.
 const WATCHERS: u64 = 2;
 
@@ -383,15 +385,19 @@ impl Soak<'_> {
         for _ in 0..self.args.leak_connections {
             self.leaked.push(connect(&address)?);
         }
-        let keys = self.args.leak_bytes.div_ceil(LEAK_VALUE_BYTES as u64);
-        let mut request = Vec::new();
-        for _ in 0..keys {
-            self.leaked_keys += 1;
-            let key = format!("leaked:{}", self.leaked_keys);
-            request.clear();
-            write_request(&mut request, &[b"SET", key.as_bytes(), &[b'x'; LEAK_VALUE_BYTES]]);
-            self.watch.send(&request)?;
-            self.watch.replies(1, |_| {})?;
+        let mut left = self.args.leak_bytes.div_ceil(LEAK_VALUE_BYTES as u64);
+        let mut requests = Vec::new();
+        while left > 0 {
+            let batch = left.min(LEAK_BATCH);
+            requests.clear();
+            for _ in 0..batch {
+                self.leaked_keys += 1;
+                let key = format!("leaked:{}", self.leaked_keys);
+                write_request(&mut requests, &[b"SET", key.as_bytes(), &[b'x'; LEAK_VALUE_BYTES]]);
+            }
+            self.watch.send(&requests)?;
+            self.watch.replies(batch as usize, |_| {})?;
+            left -= batch;
         }
         Ok(())
     }
