@@ -1,6 +1,8 @@
 //! What a writer asked of one key, and what the key may be after a restart. Only one connection writes a key, so the order is known:
 //! what is found is what some prefix of its operations leads to, and the prefix has everything that was promised to be kept.
 
+use std::time::Instant;
+
 /// What a key is: absent, or the value with this number.
 pub type State = Option<u64>;
 
@@ -10,6 +12,8 @@ struct Operation {
     leads_to: State,
     /// An error reply said that it was not done.
     refused: bool,
+    /// When its reply came that it was.
+    acknowledged: Option<Instant>,
 }
 
 /// One key.
@@ -19,15 +23,13 @@ pub struct Key {
     /// What it was before the operations.
     base: State,
     operations: Vec<Operation>,
-    /// So many of them were acknowledged, in their order.
-    acknowledged: usize,
     /// So many of them must be there after a restart.
     promised: usize,
 }
 
 impl Key {
     pub fn new(name: String) -> Key {
-        Key { name, base: None, operations: Vec::new(), acknowledged: 0, promised: 0 }
+        Key { name, base: None, operations: Vec::new(), promised: 0 }
     }
 
     /// Operations since the restart.
@@ -37,7 +39,7 @@ impl Key {
 
     /// An operation is sent; its number.
     pub fn send(&mut self, leads_to: State) -> usize {
-        self.operations.push(Operation { leads_to, refused: false });
+        self.operations.push(Operation { leads_to, refused: false, acknowledged: None });
         self.operations.len() - 1
     }
 
@@ -48,12 +50,14 @@ impl Key {
 
     /// It was done.
     pub fn acknowledge(&mut self, operation: usize) {
-        self.acknowledged = self.acknowledged.max(operation + 1);
+        self.operations[operation].acknowledged = Some(Instant::now());
     }
 
-    /// All that was acknowledged will be there after a restart.
-    pub fn promise(&mut self) {
-        self.promised = self.promised.max(self.acknowledged);
+    /// All that was acknowledged until then will be there after a restart.
+    pub fn promise(&mut self, until: Instant) {
+        let is_promised = |operation: &Operation| operation.acknowledged.is_some_and(|at| at <= until);
+        let promised = self.operations.iter().rposition(is_promised).map_or(0, |last| last + 1);
+        self.promised = self.promised.max(promised);
     }
 
     /// So will the value with this number, which somebody has read, and all before it.
@@ -78,7 +82,7 @@ impl Key {
                 self.promised
             ));
         }
-        (self.base, self.acknowledged, self.promised) = (found, 0, 0);
+        (self.base, self.promised) = (found, 0);
         self.operations.clear();
         Ok(())
     }
@@ -96,9 +100,12 @@ fn what_was_promised_and_what_may_have_been() {
     for number in 1..=5 {
         key.send(Some(number));
     }
+    let before = Instant::now();
+    std::thread::sleep(std::time::Duration::from_millis(1));
     key.acknowledge(2);
-    assert!(key.clone().settle(None).is_ok(), "what was acknowledged is not always promised");
-    key.promise();
+    key.promise(before);
+    assert!(key.clone().settle(None).is_ok(), "it was acknowledged later");
+    key.promise(Instant::now());
     for (found, may) in [(None, false), (Some(2), false), (Some(3), true), (Some(5), true), (Some(6), false)] {
         assert_eq!(key.clone().settle(found).is_ok(), may, "{found:?}");
     }
@@ -113,14 +120,14 @@ fn what_was_refused_leads_to_nothing() {
     let mut key = Key::new("k".to_owned());
     let (first, refused) = (key.send(Some(1)), key.send(Some(2)));
     key.acknowledge(first);
-    key.promise();
+    key.promise(Instant::now());
     key.refuse(refused);
     assert_eq!(key.state_behind(2), Some(1));
     assert!(key.clone().settle(Some(2)).is_err());
     let removed = key.send(None);
     assert_eq!(key.state_behind(key.count()), None);
     key.acknowledge(removed);
-    key.promise();
+    key.promise(Instant::now());
     assert!(key.clone().settle(Some(1)).is_err() && key.clone().settle(None).is_ok());
 }
 

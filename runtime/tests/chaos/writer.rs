@@ -121,9 +121,9 @@ impl Writer {
         Ok(())
     }
 
-    /// What was acknowledged is to be there after the restart.
-    pub fn promise(&mut self) {
-        self.keys.iter_mut().chain(&mut self.left).for_each(Key::promise);
+    /// What was acknowledged until then is to be there after the restart.
+    pub fn promise(&mut self, until: Instant) {
+        self.keys.iter_mut().chain(&mut self.left).for_each(|key| key.promise(until));
     }
 
     fn publish(&self, life: &Life) {
