@@ -135,6 +135,8 @@ struct Setup {
     always: bool,
     /// Its log may fail.
     fails: bool,
+    /// Its disk fills up.
+    fills: bool,
 }
 
 impl Campaign {
@@ -166,7 +168,7 @@ impl Campaign {
             self.check(&[0, 1]);
         }
         // The last one has nothing to complain of, and leaves nothing to be mended.
-        let setup = Setup { shards: 2, always: true, fails: false };
+        let setup = Setup { shards: 2, always: true, fails: false, fills: false };
         let server = self.start(&setup);
         self.verify(&server, &seen);
         server.signal(Signal::TERM);
@@ -185,6 +187,7 @@ impl Campaign {
             shards: 1 + random.below(SHARDS_MAX) as usize,
             always: random.below(4) != 0,
             fails: random.below(4) == 0,
+            fills: self.disk.is_some() && random.below(3) == 0,
         }
     }
 
@@ -245,7 +248,6 @@ impl Campaign {
             acknowledged: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         };
-        let full_disks = self.tally.full_disks;
         let mut writers = std::mem::take(&mut self.writers);
         let end = thread::scope(|scope| {
             let running: Vec<_> = writers.iter_mut().map(|writer| scope.spawn(|| writer.run(&life))).collect();
@@ -268,7 +270,7 @@ impl Campaign {
         self.writers = writers;
         self.tally.acknowledged += life.acknowledged.load(Ordering::Relaxed);
         self.tally.refused += life.refused.load(Ordering::Relaxed);
-        let had_room = !setup.fails && self.tally.full_disks == full_disks;
+        let had_room = !setup.fails && !setup.fills;
         let kept_until = match end {
             _ if setup.always => Some(Instant::now()),
             End::InOrder => Some(Instant::now()),
@@ -366,7 +368,7 @@ impl Campaign {
                     server.limit_files(bytes);
                     Ok(())
                 }
-                6 if self.disk.is_some() => {
+                6 if setup.fills => {
                     filled = match filled.take() {
                         None => Some(self.fill()),
                         Some(ballast) => self.empty(ballast),
