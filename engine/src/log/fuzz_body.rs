@@ -169,6 +169,7 @@ fn replay(files: &[Vec<u8>], base: u64) -> u64 {
         let file = &files[tail.segment as usize - 1];
         assert!(tail.bytes > 0 && tail.offset + tail.bytes <= file.len() as u64);
         assert!(tail.offset.is_multiple_of(PAGE_BYTES as u64));
+        assert!((tail.segment..=files.len() as u64).contains(&tail.last_segment));
     }
     last.0
 }

@@ -3,12 +3,13 @@
 //! A log ends where no batch follows. That may be where the process stopped, where a crash tore what was being written, or
 //! where the disk lost something that was promised; they are told apart by what comes later:
 //!
-//! - A segment behind it has a header. It was begun when all before it was durable, and names the last record and its
-//!   checksum: if that is not where this one ended, something is missing.
-//! - A batch behind it, in this segment or in one without a header, says which record was durable when it was written. If
-//!   that is past the end, something is missing. So it is if it says that its segment's header was durable, and that is not there.
-//! - Otherwise what is there was never known to be durable: a torn tail. Nothing of it is used, not even whole batches
-//!   behind the tear, as the changes before them are gone.
+//! - The next segment has a header that names the last record and its checksum: the log goes on there. A header that names
+//!   this record with another checksum, or an earlier record, is damage.
+//! - A header or a batch behind it, in whichever segment, says which record was durable when it was written. If that is
+//!   past the end, something is missing. So it is if a batch says that its segment's header was durable, and that is not
+//!   there.
+//! - Otherwise what is there was never known to be durable: a torn tail, of one segment or of several. Nothing of it is
+//!   used, not even whole batches behind the tear, as the changes before them are gone.
 //! - Otherwise there is nothing, or what an earlier use of the file left behind: a sound end.
 //!
 //! What no later evidence tells from a torn tail is damage to what was written last. A seal is such evidence, so after a clean
@@ -25,6 +26,7 @@ use super::format::{BatchHeader, BatchOwner, HeaderFound, PAGE_BYTES, SEGMENT_HE
 use super::record::{PART_FIRST, PART_LAST, PART_MASK, Raw, Reader, Record};
 use crate::id::Millis;
 use crate::limits::LOG_REPLAY_RECORDS;
+use crate::planted::{Bug, is_planted};
 
 /// A file of the log.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +98,8 @@ pub struct TornTail {
     pub segment: u64,
     pub offset: u64,
     pub bytes: u64,
+    /// The last segment, of the same generation, that has a part of the tail: of those behind the first nothing counts.
+    pub last_segment: u64,
 }
 
 /// Something that was durable is not there.
@@ -189,6 +193,18 @@ impl Paused {
     /// How many segments, from the first on, are not looked at any more: they may be given without bytes.
     pub fn segments_done(&self) -> usize {
         self.current.as_ref().map_or(0, |(index, _)| *index)
+    }
+}
+
+impl Segment<'_> {
+    /// Where what was written to it in this use of the file ends, whole or torn, by its headers.
+    pub fn written_bytes(&self, shard: u16) -> u64 {
+        let own = |generation, segment, of| (generation, segment, of) == (self.generation, self.segment, shard);
+        let header = match SegmentHeader::parse(self.bytes) {
+            HeaderFound::Valid(header) if own(header.generation, header.segment, header.shard) => SEGMENT_HEADER_BYTES,
+            _ => 0,
+        };
+        search(self.bytes, |found| own(found.generation, found.segment, found.shard)).end.max(header) as u64
     }
 }
 
@@ -336,6 +352,7 @@ impl<'a> Replay<'a> {
                             last_txid: 0,
                             segment_bytes: bytes.len() as u64,
                             wall_ms: batch.wall_ms,
+                            durable_lsn: batch.durable_lsn,
                         };
                         self.enter_at(index, header, at, &batch);
                         return Some(self.left_out(first));
@@ -384,6 +401,11 @@ impl<'a> Replay<'a> {
     fn drop_parts(&mut self) {
         self.parts = Vec::new();
         self.parts_of = None;
+    }
+
+    /// The last record that was read or is in the snapshot: what was durable up to here is not missing.
+    fn known_lsn(&self) -> u64 {
+        self.last_lsn.max(self.expected.base.0)
     }
 
     fn next_lsn(&self) -> u64 {
@@ -486,11 +508,20 @@ impl<'a> Replay<'a> {
             let Some(next) = self.header_of(index)? else { continue };
             let is_in_snapshot = next.first_lsn <= self.expected.base.0.saturating_add(1);
             match self.current {
-                None if !is_in_snapshot => {
-                    let (first, last) = (self.expected.base.0.saturating_add(1), next.first_lsn - 1);
+                None if !is_in_snapshot && next.durable_lsn > self.known_lsn() => {
+                    let (first, last) = (self.expected.base.0.saturating_add(1), next.durable_lsn);
                     return Err(damage(&self.segments[index], 0, first, last, Why::Start));
                 }
+                // What is between was not durable, and is gone. A later generation may have begun where it ended.
+                None if !is_in_snapshot => continue,
                 Some((_, current)) if !self.follows(&current, &next, is_in_snapshot) => {
+                    if is_planted(Bug::TornTailRead) {
+                        self.enter(index, next);
+                        return Ok(());
+                    }
+                    if next.first_lsn > self.next_lsn() && next.durable_lsn <= self.known_lsn() {
+                        continue;
+                    }
                     return Err(self.damage(next.first_lsn - 1, Why::Link));
                 }
                 Some((_, current)) if current.generation == next.generation => {}
@@ -551,15 +582,15 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// What lies behind the last batch, when no later segment has a header. `from`: the first of the later ones.
+    /// What lies behind the last batch, when no later segment goes on there. `from`: the first of the later ones.
     fn judge(&self, from: usize) -> Result<Tail, Damage> {
-        let mut torn = None;
+        let mut torn: Option<TornTail> = None;
         if let Some((index, header)) = self.current {
             let segment = &self.segments[index];
             let owner = owner_of(&header);
             let rest = segment.bytes.get(self.offset..).unwrap_or_default();
             let found = search(rest, |found| *found == owner);
-            if found.durable_lsn > self.last_lsn {
+            if found.durable_lsn + u64::from(is_planted(Bug::TornTailRefused)) > self.known_lsn() && found.end > 0 {
                 return Err(self.damage(found.durable_lsn, Why::Batch));
             }
             let end = if BatchHeader::resembles(rest, &owner, self.next_lsn()) {
@@ -569,17 +600,28 @@ impl<'a> Replay<'a> {
             };
             torn = torn_tail(segment, self.offset, end);
         }
-        for segment in &self.segments[from..] {
+        for (index, segment) in self.segments.iter().enumerate().skip(from) {
+            let header = self.header_of(index)?;
+            if let Some(header) = header.filter(|header| header.durable_lsn > self.known_lsn()) {
+                return Err(self.damage(header.durable_lsn, Why::Link));
+            }
             let salt = self.current.filter(|(_, header)| header.generation == segment.generation).map(|(_, h)| h.salt);
             let found = search(segment.bytes, |found| {
                 (found.generation, found.segment, found.shard)
                     == (segment.generation, segment.segment, self.expected.shard)
                     && salt.is_none_or(|salt| salt == found.salt)
             });
-            if found.durable_lsn > self.last_lsn || found.is_header_durable {
+            if found.durable_lsn > self.known_lsn() || found.is_header_durable && header.is_none() {
                 return Err(damage(segment, 0, self.next_lsn(), found.durable_lsn, Why::Header));
             }
-            torn = torn.or(torn_tail(segment, 0, found.end));
+            let end = found.end.max(header.map_or(0, |_| SEGMENT_HEADER_BYTES));
+            let here = torn_tail(segment, 0, end);
+            match &mut torn {
+                Some(first) if here.is_some() && first.generation == segment.generation => {
+                    first.last_segment = segment.segment;
+                }
+                _ => torn = torn.or(here),
+            }
         }
         Ok(torn.map_or(Tail::Sound, Tail::Torn))
     }
@@ -601,7 +643,8 @@ fn damage(segment: &Segment<'_>, offset: usize, first: u64, last: u64, why: Why)
 
 fn torn_tail(segment: &Segment<'_>, offset: usize, bytes: usize) -> Option<TornTail> {
     let Segment { generation, segment, .. } = *segment;
-    (bytes > 0).then_some(TornTail { generation, segment, offset: offset as u64, bytes: bytes as u64 })
+    let (offset, bytes) = (offset as u64, bytes as u64);
+    (bytes > 0).then_some(TornTail { generation, segment, offset, bytes, last_segment: segment })
 }
 
 fn owner_of(header: &SegmentHeader) -> BatchOwner {
