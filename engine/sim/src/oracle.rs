@@ -30,13 +30,15 @@ struct Told {
     written: Lsn,
     /// Pairs of a moment and the last record then.
     moments: Vec<(u64, Lsn)>,
+    /// What a start found last, that was interrupted.
+    last: Option<Lsn>,
 }
 
 impl Told {
     fn new(base: Content, base_lsn: Lsn) -> Told {
         let (logs, snapshots) = (BTreeMap::new(), BTreeMap::new());
         let (durable, written) = (base_lsn, base_lsn);
-        Told { base, base_lsn, logs, snapshots, durable, written, moments: Vec::new() }
+        Told { base, base_lsn, logs, snapshots, durable, written, moments: Vec::new(), last: None }
     }
 
     /// What it held after a record, if the snapshot with this number is the one that counts.
@@ -66,10 +68,8 @@ pub(crate) struct Oracle {
     /// Of the process that runs, while those of the one before still count; and the generation of a manifest that has them count.
     next: Vec<Told>,
     next_generation: u64,
-    /// At the last crash only the process was killed.
-    was_only_killed: bool,
-    /// What a start found that was interrupted.
-    found: Option<Vec<Lsn>>,
+    /// Since something was found last, only processes were killed; None: nothing has happened.
+    was_only_killed: Option<bool>,
 }
 
 /// What was found at a start.
@@ -96,7 +96,6 @@ impl Oracle {
         self.next = Vec::new();
         if counts {
             self.told = told;
-            self.found = None;
         } else {
             (self.next, self.next_generation) = (told, generation);
         }
@@ -106,7 +105,6 @@ impl Oracle {
     pub fn note_counting(&mut self) {
         if !self.next.is_empty() {
             self.told = std::mem::take(&mut self.next);
-            self.found = None;
         }
     }
 
@@ -153,10 +151,16 @@ impl Oracle {
         }
     }
 
-    /// The process is gone.
+    /// A log has failed: what was written and not synced may be lost, whatever happens next.
+    pub fn note_failed(&mut self, shard: u16) {
+        if let Some(told) = self.current(shard) {
+            told.written = told.durable;
+        }
+    }
+
+    /// The process is gone, or the machine.
     pub fn note_crash(&mut self, only_process: bool) {
-        // A start that is killed loses nothing more, but may come after a crash of the machine.
-        self.was_only_killed = only_process && self.found.is_none();
+        self.was_only_killed = Some(self.was_only_killed.unwrap_or(true) && only_process);
     }
 
     /// Judges what a start has found of all shards of the process before.
@@ -167,10 +171,7 @@ impl Oracle {
         }
         self.next = Vec::new();
         let mut found = Found { content: Content::nothing(), survived: Vec::new(), has_lost: false };
-        let lsns: Vec<Lsn> = ends.iter().map(|ending| ending.end.last_lsn).collect();
-        if let Some(before) = &self.found {
-            assert_eq!(*before, lsns, "a start that is repeated finds what the first one found");
-        }
+        let was_only_killed = self.was_only_killed.take().unwrap_or(true);
         let Some(manifest) = folder.manifest() else {
             assert!(self.told.is_empty(), "there was a database");
             return found;
@@ -178,18 +179,21 @@ impl Oracle {
         for Ending { shard, end } in ends {
             let state = manifest.shards[*shard as usize];
             // The first process was killed before it had begun.
-            let Some(told) = self.told.get(*shard as usize) else {
+            let Some(told) = self.told.get_mut(*shard as usize) else {
                 assert_eq!(end.last_lsn, Lsn(0), "nothing was logged yet");
                 found.survived.push(0);
                 continue;
             };
+            if let Some(last) = told.last {
+                assert_eq!(end.last_lsn, last, "a start that is repeated finds of shard {shard} what the first one found");
+            }
             if state.has_log() {
-                let must = if self.was_only_killed { told.written } else { told.durable };
+                let must = if was_only_killed { told.written } else { told.durable };
                 assert!(
                     end.last_lsn >= must,
                     "records {} to {must} of shard {shard} are lost, which were {}",
                     end.last_lsn.0 + 1,
-                    if self.was_only_killed { "written" } else { "durable" },
+                    if was_only_killed { "written" } else { "durable" },
                 );
             }
             let snapshot = state.snapshot.map(|id| (id, state.base_lsn));
@@ -200,8 +204,10 @@ impl Oracle {
             let survived = if state.has_log() { logged } else { saved };
             found.survived.push(survived.unwrap_or(0));
             found.has_lost |= told.written > end.last_lsn;
+            // Whoever starts again finds the same.
+            (told.durable, told.written) = (end.last_lsn, end.last_lsn);
+            told.last = Some(end.last_lsn);
         }
-        self.found = Some(lsns);
         found
     }
 

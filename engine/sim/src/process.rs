@@ -102,6 +102,10 @@ impl Process {
     /// Starts with so many shards.
     pub fn start(options: &Options, shards: usize, outside: &mut Outside) -> Process {
         let folder = &mut outside.folder;
+        if !options.logs {
+            // Without a log nobody is promised that what is found now would be found again.
+            folder.sync_names();
+        }
         folder.open();
         let seed = [outside.random.number(), outside.random.number(), outside.random.number(), outside.random.number()];
         let settings = options.settings();
@@ -307,11 +311,13 @@ impl Process {
             outside.coverage.note_if(is_saving && expired > 0, Event::ExpiredDuringSave);
             outside.coverage.note_if(is_saving && evicted > 0, Event::EvictedDuringSave);
         }
-        let journal = self.shards.shards[index].journal();
-        let policy_before = journal.is_on();
         let policy = self.shards.shards[index].config().fsync;
         let journal = self.shards.shards[index].journal();
-        let is_due = policy_before && journal.next_deadline(now, policy).is_some_and(|at| at <= now);
+        let deadline = match self.drivers[index].as_ref().is_some_and(LogDriver::takes_writes) {
+            true => journal.next_deadline(now, policy),
+            false => journal.sync_due(now, policy),
+        };
+        let is_due = deadline.is_some_and(|at| at <= now);
         if (takes_turn || is_due || self.drivers[index].as_ref().is_some_and(|driver| driver.is_waiting()))
             && let Some(ended) = self.serve_log(index, policy, outside)
         {
@@ -352,6 +358,9 @@ impl Process {
         let shard = &mut self.shards.shards[index];
         driver.serve(shard.journal(), policy, &mut tools(outside, index));
         shard.set_flushing(driver.is_flushing());
+        if driver.has_failed() && !self.log_lost[index] {
+            outside.oracle.note_failed(index as u16);
+        }
         if driver.has_failed() && policy == FsyncPolicy::Always && shard.journal().is_poisoned() {
             outside.coverage.note(Event::ProcessEndedByLog);
             return Some(Ended::LogFailed);
@@ -482,6 +491,10 @@ impl Process {
                 let zeros = vec![0; file.bytes().len() - torn.offset as usize];
                 file.write(torn.offset as usize, &zeros);
                 file.sync();
+                for number in torn.segment + 1..=torn.last_segment {
+                    folder.remove(Name::Segment { shard: *shard, generation: torn.generation, number });
+                    folder.sync_names();
+                }
             }
         }
         let mut switch = None;
@@ -622,6 +635,7 @@ fn note_ends(ends: &[Ending], found: &Found, outside: &mut Outside) {
         if let Tail::Torn(torn) = end.tail {
             outside.coverage.note(Event::TornTail);
             outside.coverage.note_if(torn.segment > 1, Event::TornInLaterSegment);
+            outside.coverage.note_if(torn.last_segment > torn.segment, Event::TornOverSegments);
         }
         outside.coverage.note_if(end.is_sealed, Event::SealFound);
         let (step, now) = (outside.step, outside.now);

@@ -340,7 +340,7 @@ mod tests {
         assert_eq!(judge(&[set.clone(), at(2, "1 0..0 get k -> $a", 1_101)]), Is::Broken);
         assert_eq!(
             judge(&[set, at(2, "1 0..0 persist k -> :1", 1_050), at(3, "1 0..0 get k -> nil", 9_000)]),
-            Verdict::Broken
+            Is::Broken
         );
     }
 

@@ -161,6 +161,7 @@ fn shapes(name: &str) -> Option<&'static [&'static [Argument]]> {
         "flushdb" | "flushall" => &[&[], &[Word("SYNC")], &[Word("ASYNC")]],
         "swapdb" => &[&[Word("14"), Word("15")]],
         "debug|set-active-expire" => &[&[Word("1")], &[Word("0")]],
+        "debug|set-fault" => &[&[Word("hop-delay-ms"), Word("0")]],
         "debug|sleep" => &[&[Word("0.003")]],
         "shutdown" => &[&[Word("NOSAVE")], &[Word("SAVE")]],
         _ => return None,

@@ -113,11 +113,12 @@ impl File {
     }
 
     pub fn crash(&mut self, crash: Crash, random: &mut Random, counts: &mut CrashCounts) {
-        let writes = std::mem::take(&mut self.writes);
-        let has_forgotten = std::mem::take(&mut self.has_forgotten);
-        if writes.is_empty() {
-            self.seen.clone_from(&self.durable);
-            return;
+        // What a failed sync forgot is decided now: whoever opens the file next reads what it has.
+        let keeps = |write: &Unsynced| crash == Crash::Process && write.is_done && !self.has_forgotten;
+        let writes: Vec<Unsynced> = self.writes.iter().copied().filter(|write| !keeps(write)).collect();
+        self.has_forgotten = false;
+        if crash == Crash::Power {
+            self.writes.clear();
         }
         let sectors: usize = writes.iter().map(|write| write.bytes.div_ceil(SECTOR_BYTES)).sum();
         // None: each sector for itself.
@@ -127,32 +128,43 @@ impl File {
             2 => Some(random.below(sectors + 1)),
             _ => None,
         };
+        let mut left = self.durable.clone();
+        if crash == Crash::Process {
+            left.clone_from(&self.seen);
+        }
         let mut number = 0;
         for write in writes {
-            let is_kept_whole = crash == Crash::Process && write.is_done && !has_forgotten;
             for at in (0..write.bytes).step_by(SECTOR_BYTES) {
                 let bytes = SECTOR_BYTES.min(write.bytes - at);
-                let is_kept = is_kept_whole || kept_up_to.map_or_else(|| random.one_in(2), |end| number < end);
-                let is_edge =
-                    !is_kept_whole && (kept_up_to == Some(number) || kept_up_to.is_none() && random.one_in(8));
+                let is_kept = kept_up_to.map_or_else(|| random.one_in(2), |end| number < end);
+                let is_torn = kept_up_to == Some(number) || kept_up_to.is_none() && random.one_in(8);
                 number += 1;
-                let (from, bytes) = match (is_kept, is_edge) {
-                    (_, true) => (write.offset + at, random.below(bytes)),
-                    (true, false) => (write.offset + at, bytes),
-                    (false, false) => (write.offset + at, 0),
+                let kept = match (is_kept, is_torn) {
+                    (_, true) => random.below(bytes),
+                    (true, false) => bytes,
+                    (false, false) => 0,
                 };
-                counts.sectors_torn += u64::from(is_edge);
-                counts.sectors_kept += u64::from(is_kept && !is_edge);
-                counts.sectors_lost += u64::from(!is_kept && !is_edge);
-                if bytes > 0 {
-                    if self.durable.len() < from + bytes {
-                        self.durable.resize(from + bytes, 0);
-                    }
-                    self.durable[from..from + bytes].copy_from_slice(&self.seen[from..from + bytes]);
+                counts.sectors_torn += u64::from(is_torn);
+                counts.sectors_kept += u64::from(is_kept && !is_torn);
+                counts.sectors_lost += u64::from(!is_kept && !is_torn);
+                let (from, end) = (write.offset + at, write.offset + at + bytes);
+                // Of a file that grows there is nothing where nothing was kept before the end.
+                if left.len() < from + kept {
+                    left.resize(from + kept, 0);
+                }
+                left[from..from + kept].copy_from_slice(&self.seen[from..from + kept]);
+                let before = end.min(left.len());
+                for index in from + kept..before {
+                    left[index] = self.durable.get(index).copied().unwrap_or(0);
                 }
             }
         }
-        self.seen.clone_from(&self.durable);
+        self.seen = left;
+        match crash {
+            Crash::Power => self.durable.clone_from(&self.seen),
+            // What is there now is not safe yet.
+            Crash::Process => self.writes.iter_mut().for_each(|write| write.is_done = true),
+        }
     }
 }
 

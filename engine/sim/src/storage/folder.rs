@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use torc_engine::limits::LOG_SEGMENTS_UNSYNCED_MAX;
 use torc_engine::log::manifest::{Current, Manifest};
 
 use super::file::{Crash, CrashCounts, File};
@@ -115,13 +116,11 @@ impl Folder {
                     lost += 1;
                 }
             }
-        } else {
-            self.durable.clone_from(&self.names);
+            self.changes.clear();
+            self.names.clone_from(&self.durable);
         }
-        self.changes.clear();
-        self.names.clone_from(&self.durable);
-        let names = &self.names;
-        self.files.retain(|id, _| names.values().any(|named| named == id));
+        let (names, durable) = (&self.names, &self.durable);
+        self.files.retain(|id, _| names.values().chain(durable.values()).any(|named| named == id));
         self.files.values_mut().for_each(|file| file.crash(crash, random, &mut counts));
         self.manifest = None;
         (counts, lost)
@@ -132,6 +131,7 @@ impl Folder {
     pub fn open(&mut self) {
         self.writing = None;
         self.is_unsettled = false;
+        self.settle_logs();
         self.next_manifest = self.next_manifest.max(1);
         for name in self.names.keys() {
             match *name {
@@ -160,6 +160,25 @@ impl Folder {
         }
         self.last_generation = self.last_generation.max(manifest.generation);
         self.manifest = Some(manifest);
+    }
+
+    /// What a process that was killed has written is durable before it is read: the next log says that it is. All but the last
+    /// segments of each log were synced when they were written.
+    fn settle_logs(&mut self) {
+        let mut last = BTreeMap::new();
+        for name in self.names.keys() {
+            if let Name::Segment { shard, generation, number } = *name {
+                last.insert((shard, generation), number);
+            }
+        }
+        for (name, id) in &self.names {
+            if let Name::Segment { shard, generation, number } = *name
+                && last[&(shard, generation)] - number <= LOG_SEGMENTS_UNSYNCED_MAX
+                && let Some(file) = self.files.get_mut(id)
+            {
+                file.sync();
+            }
+        }
     }
 
     pub fn manifest(&self) -> Option<&Manifest> {

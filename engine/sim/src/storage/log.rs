@@ -1,7 +1,7 @@
 //! A shard's log on its way to its segments, as `runtime/src/disk/log.rs` drives it: takes what the journal has to write, finds its
 //! file, writes late, and tells the journal what is durable.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use torc_engine::id::Millis;
 use torc_engine::log::{Buffer, FsyncPolicy, Journal, LogStart, Write, WriteError, WriteStep};
@@ -22,8 +22,8 @@ const SEGMENT_RETRY_STEPS: u64 = 30;
 pub(crate) struct LogDriver {
     shard: u16,
     start: LogStart,
-    /// The segment that is written to, and its file.
-    current: Option<(u64, FileId)>,
+    /// The segments that have something which may not be synced, and their files; the last is written to.
+    segments: BTreeMap<u64, FileId>,
     /// The segment after it.
     next: u64,
     lane: Lane,
@@ -44,6 +44,7 @@ enum Lane {
 
 #[derive(Debug)]
 struct InFlight {
+    segment: u64,
     file: FileId,
     /// In the file; None: only a sync.
     write: Option<u64>,
@@ -52,6 +53,8 @@ struct InFlight {
     error: Option<WriteError>,
     until: u64,
     since: Millis,
+    /// It is through; those before it may not be.
+    has_ended: bool,
 }
 
 /// A sync beside the writes.
@@ -80,7 +83,7 @@ impl LogDriver {
         LogDriver {
             shard: start.shard,
             start,
-            current: None,
+            segments: BTreeMap::new(),
             next: start.segment,
             lane: first.map_or(Lane::Making { until: 0 }, Lane::Ready),
             waiting: None,
@@ -100,6 +103,9 @@ impl LogDriver {
         self.advance_lane(tools);
         self.end_side(journal, tools);
         self.end_writes(journal, tools);
+        if self.has_failed {
+            self.waiting = None;
+        }
         under_way != (self.in_flight.len(), self.side.is_some(), matches!(self.lane, Lane::Ready(_)), self.is_full())
     }
 
@@ -111,21 +117,27 @@ impl LogDriver {
         if let Some((write, since)) = self.waiting.take() {
             self.begin(write, since, tools);
         }
-        while self.waiting.is_none() && self.in_flight.is_empty() {
-            let Some(write) = journal.poll_write(tools.now, policy) else { break };
+        while self.takes_writes()
+            && let Some(write) = journal.poll_write(tools.now, policy)
+        {
             tools.oracle.note_write(self.shard, self.start.generation, &write);
             self.begin(write, tools.now, tools);
         }
         if self.side.is_none()
-            && let Some((number, file)) = self.current
             && let Some(segment) = journal.poll_sync(tools.now, policy)
         {
-            assert_eq!(segment, number, "what is not synced is in the segment that is written to");
+            self.segments = self.segments.split_off(&segment);
+            let file = *self.segments.get(&segment).expect("it was written to");
             let writes = tools.folder.file(file).expect("it is open").begin_sync();
             let error = tools.weather.log_error().map(|errno| WriteError { step: WriteStep::Sync, errno });
             let until = tools.weather.end_of(tools.step);
             self.side = Some(Sync { file, writes, error, until, since: tools.now });
         }
+    }
+
+    /// Whether the journal is asked for writes.
+    pub fn takes_writes(&self) -> bool {
+        !self.has_failed && self.waiting.is_none()
     }
 
     /// Has the next segment made.
@@ -154,23 +166,23 @@ impl LogDriver {
     }
 
     fn begin(&mut self, write: Write, since: Millis, tools: &mut Tools<'_>) {
-        let file = match self.current {
-            Some((segment, file)) if segment == write.segment => file,
-            _ => {
+        let file = match self.segments.get(&write.segment) {
+            Some(file) => *file,
+            None => {
                 assert_eq!(write.segment, self.next, "segments are written in order");
-                assert!(self.in_flight.is_empty(), "a segment is begun when the one before it is durable");
                 let Lane::Ready(file) = self.lane else {
                     self.waiting = Some((write, since));
                     return;
                 };
-                tools.coverage.note_if(self.current.is_some(), Event::NextSegment);
-                self.current = Some((self.next, file));
+                tools.coverage.note_if(self.next > self.start.segment, Event::NextSegment);
+                self.segments.insert(self.next, file);
                 self.next += 1;
                 self.lane = Lane::Making { until: tools.weather.end_of(tools.step) };
                 file
             }
         };
-        let Write { offset, buffer, sync, .. } = write;
+        tools.coverage.note_if(!self.in_flight.is_empty(), Event::WritesSideBySide);
+        let Write { segment, offset, buffer, sync, .. } = write;
         let error = tools.weather.log_error().map(|errno| {
             let step = if sync && tools.weather.random().one_in(2) { WriteStep::Sync } else { WriteStep::Write };
             WriteError { step, errno }
@@ -181,57 +193,49 @@ impl LogDriver {
             opened.begin_write(offset as usize, buffer.as_slice())
         });
         let until = tools.weather.end_of(tools.step);
-        self.in_flight.push_back(InFlight { file, write: number, buffer, sync, error, until, since: tools.now });
+        let since = tools.now;
+        let write = number;
+        let has_ended = false;
+        self.in_flight.push_back(InFlight { segment, file, write, buffer, sync, error, until, since, has_ended });
     }
 
+    /// Takes what the disk has written, in whichever order it did, and tells the journal in the order of the log.
     fn end_writes(&mut self, journal: &mut Journal, tools: &mut Tools<'_>) {
-        while self.in_flight.front().is_some_and(|first| first.until <= tools.step) {
-            let Some(InFlight { file, write, buffer, sync, error, .. }) = self.in_flight.pop_front() else { return };
-            let opened = tools.folder.file(file).expect("it is open");
-            match error {
+        for write in self.in_flight.iter_mut().filter(|write| !write.has_ended && write.until <= tools.step) {
+            write.has_ended = true;
+            let Some(opened) = tools.folder.file(write.file) else { continue };
+            match write.error.map(|error| error.step) {
                 None => {
-                    if let Some(number) = write {
-                        opened.end_write(number);
-                    }
-                    if sync {
+                    write.write.into_iter().for_each(|number| opened.end_write(number));
+                    if write.sync {
                         opened.sync();
                     }
-                    journal.handle_written(Ok(sync), buffer);
                 }
-                Some(error) => {
-                    if error.step == WriteStep::Sync {
-                        opened.fail_sync();
-                    }
-                    self.has_failed = true;
-                    journal.handle_written(Err(error), buffer);
-                }
+                Some(WriteStep::Write) => {}
+                Some(WriteStep::Sync) => opened.fail_sync(),
             }
+        }
+        while self.in_flight.front().is_some_and(|first| first.has_ended) {
+            let Some(InFlight { buffer, sync, error, .. }) = self.in_flight.pop_front() else { return };
+            if self.has_failed {
+                continue;
+            }
+            self.has_failed = error.is_some();
+            journal.handle_written(error.map_or(Ok(sync), Err), buffer);
         }
     }
 
     fn end_side(&mut self, journal: &mut Journal, tools: &mut Tools<'_>) {
         let Some(Sync { file, writes, error, .. }) = self.side.take_if(|side| side.until <= tools.step) else { return };
-        // A file that went with its snapshot needs no sync.
-        let Some(opened) = tools.folder.file(file) else { return };
-        match error {
-            None => {
-                opened.end_sync(&writes);
-                journal.handle_synced(Ok(()));
+        if let Some(opened) = tools.folder.file(file) {
+            match error {
+                None => opened.end_sync(&writes),
+                Some(_) => opened.fail_sync(),
             }
-            Some(error) => {
-                opened.fail_sync();
-                // What is under way ends first, and fails with it.
-                if let Some(first) = self.in_flight.front_mut() {
-                    first.error.get_or_insert(error);
-                    return;
-                }
-                self.has_failed = true;
-                if let Some((Write { buffer, .. }, _)) = self.waiting.take() {
-                    journal.handle_written(Err(error), buffer);
-                } else {
-                    journal.handle_synced(Err(error));
-                }
-            }
+        }
+        if !self.has_failed {
+            self.has_failed = error.is_some();
+            journal.handle_synced(error.map_or(Ok(()), Err));
         }
     }
 
@@ -255,7 +259,12 @@ impl LogDriver {
 
     /// The segment that is written to.
     pub fn segment(&self) -> Option<u64> {
-        self.current.map(|(number, _)| number)
+        self.segments.last_key_value().map(|(number, _)| *number)
+    }
+
+    /// The first segment that something is being written to.
+    pub fn oldest_segment(&self) -> Option<u64> {
+        self.in_flight.front().map(|write| write.segment).or(self.segment())
     }
 
     pub fn is_full(&self) -> bool {

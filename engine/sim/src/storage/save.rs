@@ -353,7 +353,7 @@ impl Part {
         if driver.has_failed() {
             return true;
         }
-        match driver.segment() {
+        match driver.oldest_segment() {
             Some(current) => base.segment = Some((generation, segment.min(current))),
             None if driver.is_full() => self.end = Some(Err(Failure::Fault)),
             None => return false,
