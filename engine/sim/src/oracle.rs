@@ -185,7 +185,10 @@ impl Oracle {
                 continue;
             };
             if let Some(last) = told.last {
-                assert_eq!(end.last_lsn, last, "a start that is repeated finds of shard {shard} what the first one found");
+                assert_eq!(
+                    end.last_lsn, last,
+                    "a start that is repeated finds of shard {shard} what the first one found"
+                );
             }
             if state.has_log() {
                 let must = if was_only_killed { told.written } else { told.durable };

@@ -369,7 +369,9 @@ impl Process {
         let mut writes = driver.judge(shard.journal(), outside.now);
         if self.log_lost[index] {
             writes = Writes::Refused;
-        } else if matches!(self.stage, Stage::Serving | Stage::Stopping { .. } | Stage::Sweeping { counts: true, .. }) {
+        } else if !driver.has_failed()
+            && matches!(self.stage, Stage::Serving | Stage::Stopping { .. } | Stage::Sweeping { counts: true, .. })
+        {
             let journal = shard.journal();
             let (last, durable, written) = (journal.last_lsn(), journal.durable_lsn(), journal.written_lsn());
             outside.oracle.note_log_at(index as u16, outside.moment, last, durable, written);
@@ -508,8 +510,9 @@ impl Process {
                 switch = Some(Switch::new(folder, manifest, reusable));
             }
             let last_of_all = ends.iter().map(|ending| ending.end.last_lsn).max().unwrap_or_default();
-            for shard in 0..shards {
-                let start = self.log_start(shard, is_same.then(|| ends[shard]), last_of_all);
+            let own = ends.iter().copied().map(Some).filter(|_| is_same).chain(std::iter::repeat(None));
+            for (shard, own) in (0..shards).zip(own) {
+                let start = self.log_start(shard, own, last_of_all);
                 let name = Name::Segment { shard: start.shard, generation: start.generation, number: start.segment };
                 starts.push((start, folder.make_segment(name, self.sizes.0 as usize).0));
             }
@@ -551,10 +554,9 @@ impl Process {
             let content = match counts {
                 // What was evicted on the way is still there for another start.
                 true => {
-                    let own = |((_, key), _): &(&(u32, Vec<u8>), &(Vec<u8>, u64))| route.owner(key) == ShardId(index);
-                    let entries = found.content.entries.iter().filter(own);
-                    let entries = entries.map(|(key, entry)| (key.clone(), entry.clone())).collect();
-                    Content { layout: found.content.layout.clone(), entries }
+                    let mut own = found.content.clone();
+                    own.entries.retain(|(_, key), _| route.owner(key) == ShardId(index));
+                    own
                 }
                 false => Content::of_shard(shard),
             };

@@ -10,12 +10,11 @@
 //! shared in `crowd/`, what a start finds in `oracle.rs`, bounds in `process.rs`, the end in [`World::finish`].
 
 use torc_engine::limits;
-use torc_engine::route::Route;
 use torc_protocol::resp::decode::{Reply, decode};
 
 use crate::client::{Client, Guest, SHARED_COUNTERS, shared_counter};
 use crate::coverage::{Coverage, Event};
-use crate::crowd::{History, Sharer, Surroundings};
+use crate::crowd::{History, Sharer, Surroundings, Survival};
 use crate::options::Options;
 use crate::oracle::Oracle;
 use crate::process::{Ended, Outside, Process};
@@ -406,9 +405,8 @@ impl World {
     fn judge_start(&mut self) {
         let Some(found) = self.process.as_ref().and_then(|process| process.found.as_ref()) else { return };
         self.is_judged = true;
-        let route = Route::new(found.survived.len().max(1));
-        let survived = |key: &[u8]| found.survived.get(route.owner(key).index()).copied().unwrap_or(0);
-        let judged = self.history.judge(Some((&found.content, &survived)), self.options.evicts());
+        let survival = Survival { content: &found.content, moments: &found.survived };
+        let judged = self.history.judge(Some(survival), self.options.evicts());
         self.report.judged += judged.operations;
         self.report.undecided += judged.undecided;
     }

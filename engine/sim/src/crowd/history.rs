@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use torc_engine::id::Millis;
+use torc_engine::route::Route;
 use torc_protocol::resp::decode::Reply;
 
 use super::linear::{Furthest, Operation, Recovered, Verdict, check};
@@ -32,6 +33,21 @@ pub(crate) struct History {
     now: i64,
     /// The most that the clock has ever said.
     ever: i64,
+}
+
+/// What there is after a start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Survival<'a> {
+    pub content: &'a Content,
+    /// By shard of the process before: the moment up to which what was answered has survived.
+    pub moments: &'a [u64],
+}
+
+impl Survival<'_> {
+    fn moment_of(&self, key: &[u8]) -> u64 {
+        let shard = Route::new(self.moments.len().max(1)).owner(key);
+        self.moments.get(shard.index()).copied().unwrap_or(0)
+    }
 }
 
 /// What was judged.
@@ -110,13 +126,12 @@ impl History {
         self.operations.iter().map(|(key, _)| key).chain(self.starts.keys()).cloned().collect()
     }
 
-    /// The process has ended, or the world: judges everything. `survived` says up to which moment what was answered about a
-    /// key has survived, and `content` what there is of database 0 after the next start. Then the history begins anew with that.
-    pub fn judge(&mut self, found: Option<(&Content, &dyn Fn(&[u8]) -> u64)>, evicts: bool) -> Judged {
+    /// The process has ended, or the world: judges everything. Then the history begins anew with what is there.
+    pub fn judge(&mut self, found: Option<Survival<'_>>, evicts: bool) -> Judged {
         let mut judged = Judged::default();
         let mut keys = self.known_keys();
         let mut held = BTreeMap::new();
-        if let Some((content, _)) = found {
+        if let Some(Survival { content, .. }) = found {
             let keyspace = content.layout.keyspaces[0].0;
             for ((_, key), (bytes, expire_ms)) in
                 content.entries.range((keyspace, Vec::new())..).take_while(|((of, _), _)| *of == keyspace)
@@ -137,8 +152,8 @@ impl History {
             let none = Vec::new();
             let operations = by_key.get(key.as_slice()).unwrap_or(&none);
             // What was evicted while it was loaded comes back with the next start.
-            let recovered = found.filter(|_| !evicts).map(|(_, survived)| Recovered {
-                survived: survived(key),
+            let recovered = found.filter(|_| !evicts).map(|found| Recovered {
+                survived: found.moment_of(key),
                 value: held.get(key).cloned(),
                 clock: Clock { least: self.now, most: self.now, ever: self.ever },
             });

@@ -20,7 +20,7 @@ use crate::shards::{Connection, Shards, encode};
 use crate::trace::Trace;
 use crate::world::Report;
 use history::OperationId;
-pub(crate) use history::{History, show_reply};
+pub(crate) use history::{History, Survival, show_reply};
 use requests::{Maker, Request};
 use spec::Blob;
 
@@ -240,7 +240,11 @@ impl Sharer {
         self.touched = !all_sent;
         if self.flow.close == Close::Flush && all_sent {
             assert!(self.eof_sent || self.has_quit, "closed without a reason: {}", self.waits_for());
-            assert!(self.has_quit || around.is_stopping || self.expected.is_empty(), "closed before all was said: {}", self.waits_for());
+            assert!(
+                self.has_quit || around.is_stopping || self.expected.is_empty(),
+                "closed before all was said: {}",
+                self.waits_for()
+            );
             assert!(self.inbox.is_empty(), "closed in the middle of a reply: {}", self.waits_for());
             around.shards.disconnect(connection);
             self.lose();

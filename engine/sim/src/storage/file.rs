@@ -154,8 +154,8 @@ impl File {
                 }
                 left[from..from + kept].copy_from_slice(&self.seen[from..from + kept]);
                 let before = end.min(left.len());
-                for index in from + kept..before {
-                    left[index] = self.durable.get(index).copied().unwrap_or(0);
+                for (index, byte) in left.iter_mut().enumerate().take(before).skip(from + kept) {
+                    *byte = self.durable.get(index).copied().unwrap_or(0);
                 }
             }
         }

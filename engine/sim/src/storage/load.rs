@@ -30,7 +30,7 @@ pub(crate) struct Load {
 enum State {
     Between,
     Snapshot { part: u16, loader: Box<Loader>, at: usize },
-    Redoing { part: u16, wall_ms: u64, paused: Option<Paused> },
+    Redoing { part: u16, wall_ms: u64, paused: Option<Box<Paused>> },
 }
 
 impl Load {
@@ -81,7 +81,14 @@ impl Load {
         State::Snapshot { part, loader: Box::new(loader), at: PAGE_BYTES }
     }
 
-    fn redo(&mut self, part: u16, wall_ms: u64, paused: Option<Paused>, folder: &Folder, shard: &mut Shard) -> State {
+    fn redo(
+        &mut self,
+        part: u16,
+        wall_ms: u64,
+        paused: Option<Box<Paused>>,
+        folder: &Folder,
+        shard: &mut Shard,
+    ) -> State {
         let segments: Vec<Segment<'_>> = folder
             .log_of(part)
             .into_iter()
@@ -90,11 +97,11 @@ impl Load {
         let base = folder.manifest().map_or(Lsn(0), |manifest| manifest.shards[part as usize].base_lsn);
         let expected = Expected { database: DATABASE, shard: part, base };
         let mut replay = match paused {
-            Some(paused) => Replay::resume(paused, &segments),
+            Some(paused) => Replay::resume(*paused, &segments),
             None => Replay::new(expected, &segments),
         };
         match replay.step(|records| shard.redo(records)) {
-            Ok(true) => State::Redoing { part, wall_ms, paused: Some(replay.pause()) },
+            Ok(true) => State::Redoing { part, wall_ms, paused: Some(Box::new(replay.pause())) },
             Ok(false) => {
                 let mut end = replay.end();
                 end.last_lsn = end.last_lsn.max(base);

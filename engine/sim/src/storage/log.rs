@@ -128,7 +128,8 @@ impl LogDriver {
         {
             self.segments = self.segments.split_off(&segment);
             let file = *self.segments.get(&segment).expect("it was written to");
-            let writes = tools.folder.file(file).expect("it is open").begin_sync();
+            // A snapshot may have made it superfluous, and it is gone.
+            let writes = tools.folder.file(file).map(|file| file.begin_sync()).unwrap_or_default();
             let error = tools.weather.log_error().map(|errno| WriteError { step: WriteStep::Sync, errno });
             let until = tools.weather.end_of(tools.step);
             self.side = Some(Sync { file, writes, error, until, since: tools.now });
