@@ -89,6 +89,16 @@ impl Options {
             "allkeys-random",
             "allkeys-s3fifo",
         ];
+        let big_bytes = match is_tight {
+            true => [20_000, 70_000][random.below(2)],
+            false => [0, 0, 20_000, 70_000, 300_000][random.below(5)],
+        };
+        let segment_bytes = [(8 << 10, 32 << 10), (16 << 10, 16 << 10), (64 << 10, 1 << 20)][random.below(3)];
+        // A big value that goes through small segments, each of which takes long, is all that there would be time for.
+        let faults = match big_bytes > segment_bytes.1 as usize {
+            true => Faults { delay_max: faults.delay_max.min(3), ..faults },
+            false => faults,
+        };
         let crashes = if random.one_in(3) { 0 } else { random.between(1, 5) };
         Options {
             shards: random.between(2, 4),
@@ -101,10 +111,7 @@ impl Options {
             life_ms_max: [50, 500, 20_000][random.below(3)],
             delay_max: [0, 3, 20][random.below(3)],
             queue_capacity: random.between(1, 4),
-            big_bytes: match is_tight {
-                true => [20_000, 70_000][random.below(2)],
-                false => [0, 0, 20_000, 70_000, 300_000][random.below(5)],
-            },
+            big_bytes,
             disconnects: random.one_in(2),
             slow_readers: random.one_in(2),
             output_bytes_max: if has_owners || !random.one_in(4) { 0 } else { 30_000 },
@@ -119,7 +126,7 @@ impl Options {
             fsync: ["always", "everysec", "everysec", "no"][random.below(4)],
             changes_settings: random.one_in(3),
             flushes: !has_owners && random.one_in(4),
-            segment_bytes: [(8 << 10, 32 << 10), (16 << 10, 16 << 10), (64 << 10, 1 << 20)][random.below(3)],
+            segment_bytes,
             faults,
             crashes: if has_owners && !logs { 0 } else { crashes },
             power_failures: random.one_in(2),

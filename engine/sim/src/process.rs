@@ -167,6 +167,22 @@ impl Process {
         }
     }
 
+    /// For messages: what the shards and their logs wait for.
+    pub fn waits_for(&mut self) -> String {
+        let mut lines = Vec::new();
+        for (index, (shard, driver)) in self.shards.shards.iter_mut().zip(&self.drivers).enumerate() {
+            let log = driver.as_ref().map(LogDriver::waits_for).unwrap_or_default();
+            let journal = shard.journal();
+            let (last, written, durable) = (journal.last_lsn(), journal.written_lsn(), journal.durable_lsn());
+            lines.push(format!(
+                "shard {index}: {:?}, {} requests under way; log: last {last}, written {written}, durable {durable}{log}",
+                shard.writes(),
+                shard.outstanding(),
+            ));
+        }
+        lines.join("\n")
+    }
+
     /// Whether a shard lets not all writes in.
     pub fn is_refusing(&self) -> bool {
         self.shards.shards.iter().any(|shard| shard.writes() != Writes::Allowed)

@@ -136,6 +136,13 @@ impl LogDriver {
         }
     }
 
+    /// For messages: what it waits for.
+    pub fn waits_for(&self) -> String {
+        let (writes, has_waiting, has_side) = (self.in_flight.len(), self.waiting.is_some(), self.side.is_some());
+        let lane = self.lane;
+        format!(", {writes} writes under way, one waits: {has_waiting}, a sync beside: {has_side}, the next segment: {lane:?}")
+    }
+
     /// Whether the journal is asked for writes.
     pub fn takes_writes(&self) -> bool {
         !self.has_failed && self.waiting.is_none()
