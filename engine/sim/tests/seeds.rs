@@ -9,16 +9,16 @@ fn run(seed: u64, commands: u64) -> Report {
 #[test]
 fn short_worlds() {
     let mut all = Report::default();
-    for seed in 0..40 {
-        let report = run(seed, 800);
+    for seed in 0..30 {
+        let report = run(seed, 600);
         all.replies += report.replies;
         all.frames += report.frames;
         all.crashes += report.crashes;
         all.recoveries += report.recoveries;
         all.judged += report.judged;
     }
-    assert!(all.replies > 30_000 && all.frames > 5_000 && all.judged > 20_000, "the worlds have gone quiet: {all:?}");
-    assert!(all.crashes > 40 && all.recoveries > 40, "{} crashes, {} recoveries", all.crashes, all.recoveries);
+    assert!(all.replies > 17_000 && all.frames > 5_000 && all.judged > 12_000, "the worlds have gone quiet: {all:?}");
+    assert!(all.crashes > 30 && all.recoveries > 30, "{} crashes, {} recoveries", all.crashes, all.recoveries);
 }
 
 #[test]

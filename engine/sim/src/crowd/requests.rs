@@ -379,7 +379,7 @@ mod tests {
         };
         let mut maker = Maker::new(1, &options, Random::new(1));
         let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..200_000 {
+        for _ in 0..60_000 {
             seen.insert(maker.request(Millis(1_000_000)).command.row().name);
         }
         let all = Command::all().filter(|command| is_executed(command.row())).map(|command| command.row().name);
