@@ -84,10 +84,17 @@ impl Folder {
 
     /// Makes names durable.
     pub fn sync_names(&mut self) {
-        self.changes.clear();
-        self.durable.clone_from(&self.names);
-        let names = &self.names;
-        self.files.retain(|id, _| names.values().any(|named| named == id));
+        for change in std::mem::take(&mut self.changes) {
+            // What had the name that is given or taken has perhaps none any more.
+            let gone = [change.take, change.put.map(|(name, _)| name)].into_iter().flatten();
+            let gone: Vec<FileId> = gone.filter_map(|name| self.durable.get(&name).copied()).collect();
+            change.apply(&mut self.durable);
+            for id in gone {
+                if !self.names.values().chain(self.durable.values()).any(|named| *named == id) {
+                    self.files.remove(&id);
+                }
+            }
+        }
     }
 
     pub fn find(&self, name: Name) -> Option<FileId> {
