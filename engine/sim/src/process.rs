@@ -589,7 +589,8 @@ impl Process {
         for shard in &mut self.shards.shards {
             shard.adopt_layout(layout).expect("layouts were compared");
             while shard.free_redone_slice() {}
-            evicted += shard.store_counters().evicted;
+            // What had expired too counts as that.
+            evicted += shard.store_counters().evicted + shard.store_counters().expired;
         }
         outside.coverage.note_if(evicted > 0, Event::EvictedAtLoad);
         let found = self.found.as_ref().expect("it was judged");
