@@ -1,11 +1,18 @@
 //! What the fuzz targets run, kept in the crate so that its tests run it too (`tests/fuzz_short.rs`) and it cannot rot.
 
+mod inline;
+mod mutate;
+mod reply;
+
 use bytes::Bytes;
 
 use crate::args::{Args, Span};
 use crate::limits::RequestLimits;
-use crate::resp::decode::{decode, skip_reply};
 use crate::resp::request::{ProtocolError, RequestParser, Step};
+
+pub use inline::inline;
+pub use mutate::mutated;
+pub use reply::reply;
 
 /// The arguments of one request, each with whether it came as a shared value.
 pub type Request = Vec<(Vec<u8>, bool)>;
@@ -62,7 +69,8 @@ pub fn parse_stream(stream: &[u8], limits: &RequestLimits, mut piece_bytes: impl
     outcome
 }
 
-/// Target `request`: any stream cut anywhere gives what it gives whole. The first two bytes choose limits and cuts.
+/// Target `request`: any stream cut anywhere gives what it gives whole, and what was understood of it, written as arrays of
+/// bulk strings, is understood as the same. The first two bytes choose limits and cuts.
 pub fn request(data: &[u8]) {
     let &[flags, seed, ref stream @ ..] = data else {
         return;
@@ -83,27 +91,24 @@ pub fn request(data: &[u8]) {
         if bits & 7 == 0 { bits >> 3 & 0x7fff } else { bits >> 3 & 0x1f }
     });
     assert_eq!(whole, cut);
+    let understood = arguments(&whole);
+    let written: Vec<u8> = understood.iter().flat_map(|request| written(request)).collect();
+    let again = parse_stream(&written, &RequestLimits::default(), || usize::MAX);
+    assert_eq!((arguments(&again), again.error, again.is_mid_request), (understood, None, false));
 }
 
-/// Target `reply`: both readers agree on where a reply ends, and no proper prefix of a reply is one.
-pub fn reply(data: &[u8]) {
-    let skipped = skip_reply(data);
-    match decode(data) {
-        Ok(Some((_, len))) => {
-            assert_eq!(skipped, Ok(Some(len)));
-            assert!(0 < len && len <= data.len());
-            for end in (0..len).rev().take(64) {
-                assert!(matches!(decode(&data[..end]), Ok(None)));
-                assert_eq!(skip_reply(&data[..end]), Ok(None));
-            }
-        }
-        Ok(None) => assert_eq!(skipped, Ok(None)),
-        // `skip_reply` checks less.
-        Err(_) => {}
+/// The arguments of all requests, however they came.
+fn arguments(outcome: &Outcome) -> Vec<Vec<&[u8]>> {
+    outcome.requests.iter().map(|request| request.iter().map(|(argument, _)| &argument[..]).collect()).collect()
+}
+
+/// A request as an array of bulk strings.
+fn written(request: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", request.len()).into_bytes();
+    for argument in request {
+        bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        bytes.extend_from_slice(argument);
+        bytes.extend_from_slice(b"\r\n");
     }
-    if let Ok(Some(len)) = skipped {
-        assert!(0 < len && len <= data.len());
-        assert_eq!(skip_reply(&data[..len]), Ok(Some(len)));
-        assert_eq!(skip_reply(&data[..len - 1]), Ok(None));
-    }
+    bytes
 }
