@@ -11,7 +11,8 @@ const INPUTS: u64 = 8000;
 /// Runs a target over its seeds and what comes of them. A failure names the input: the file, or the number of the mutation.
 fn campaign(target: &str, body: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
-    let mut files: Vec<_> = fs::read_dir(&folder).expect("the seeds").map(|file| file.expect("a seed").path()).collect();
+    let mut files: Vec<_> =
+        fs::read_dir(&folder).expect("the seeds").map(|file| file.expect("a seed").path()).collect();
     files.sort();
     let inputs: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).expect("a seed")).collect();
     let run = |name: &str, input: &[u8]| {
