@@ -52,6 +52,9 @@ fn drain(journal: &mut Journal, policy: FsyncPolicy, written: &mut impl FnMut(&[
     while let Some(write) = journal.poll_write(NOW, policy) {
         written(write.buffer.as_slice());
         journal.handle_written(Ok(write.sync), write.buffer);
+        while journal.poll_sync(NOW, policy).is_some() {
+            journal.handle_synced(Ok(()));
+        }
     }
 }
 

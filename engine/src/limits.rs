@@ -170,6 +170,12 @@ pub const LOG_BUFFERS_KEPT_MAX: usize = 4;
 /// How old a record may get before it is handed to be written, and how long what is written stays unsynced under
 /// `everysec`, milliseconds.
 pub const LOG_WRITE_AFTER_MS: u64 = 10;
+/// How old it may get while other writes are under way, and how many of those there may be: a disk that does not answer for
+/// `LOG_WRITES_IN_FLIGHT_MAX` times as long has what came before. Under `always` there is one.
+pub const LOG_WRITE_BESIDE_AFTER_MS: u64 = 25;
+pub const LOG_WRITES_IN_FLIGHT_MAX: usize = 16;
+/// Segments that are written to before the first of them is synced.
+pub const LOG_SEGMENTS_UNSYNCED_MAX: u64 = 8;
 pub const LOG_SYNC_AFTER_MS: u64 = 1000;
 /// The first segment of a generation; each further one is twice as long, up to the configured size.
 pub const LOG_SEGMENT_FIRST_BYTES: u64 = 4 << 20;
@@ -178,7 +184,7 @@ pub const LOG_SEGMENT_BYTES_DEFAULT: u64 = 100 << 20;
 pub const LOG_REPLAY_RECORDS: usize = BATCH_COMMANDS;
 
 const _: () = assert!(LOG_WRITE_BYTES_MAX.is_multiple_of(LOG_BATCH_BYTES_MAX));
-const _: () = assert!(LOG_PENDING_BYTES_MAX > 2 * LOG_WRITE_BYTES_MAX, "one write in flight and one that forms");
+const _: () = assert!(LOG_PENDING_BYTES_MAX > 2 * LOG_WRITE_BYTES_MAX, "some writes in flight and one that forms");
 const _: () = assert!(LOG_SEGMENT_FIRST_BYTES > LOG_BATCH_BYTES_MAX as u64);
 /// A block of a snapshot, header and padding included. Part of the format: a longer one is damage.
 pub const SNAPSHOT_BLOCK_BYTES_MAX: usize = 256 << 10;

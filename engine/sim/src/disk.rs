@@ -158,6 +158,9 @@ impl ShardDisk {
             let bytes = write.buffer.as_slice();
             file[write.offset as usize..][..bytes.len()].copy_from_slice(bytes);
             journal.handle_written(Ok(write.sync), write.buffer);
+            while journal.poll_sync(now, FsyncPolicy::EverySec).is_some() {
+                journal.handle_synced(Ok(()));
+            }
         }
     }
 

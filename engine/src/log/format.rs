@@ -59,6 +59,8 @@ pub struct SegmentHeader {
     pub segment_bytes: u64,
     /// When it was begun, milliseconds since the epoch.
     pub wall_ms: u64,
+    /// The last record that was synced then. What is before it and not synced a crash of the machine can take.
+    pub durable_lsn: u64,
 }
 
 /// What the first page of a file is.
@@ -92,6 +94,7 @@ impl SegmentHeader {
         put(page, 88, self.last_txid.to_le_bytes());
         put(page, 96, self.segment_bytes.to_le_bytes());
         put(page, 104, self.wall_ms.to_le_bytes());
+        put(page, 112, self.durable_lsn.to_le_bytes());
         let crc = crc32fast::hash(&page[12..SEGMENT_HEADER_BYTES]);
         put(page, 8, crc.to_le_bytes());
     }
@@ -121,6 +124,7 @@ impl SegmentHeader {
             last_txid: u64_at(page, 88),
             segment_bytes: u64_at(page, 96),
             wall_ms: u64_at(page, 104),
+            durable_lsn: u64_at(page, 112),
         })
     }
 }

@@ -5,14 +5,19 @@
 //! says of the moment (what is durable, the checksum) is filled in when its buffer is handed over.
 //!
 //! ```text
-//! set, remove, ...  ->  open buffer                     ->  queue  ->  Write, one at a time  ->  handle_written
+//! set, remove, ...  ->  open buffer                     ->  queue  ->  Writes  ->  handle_written
 //!                       [batch][batch][batch, growing      [..][..]
 //! ```
 //!
-//! Where each batch will lie is known when it is begun: a buffer is a run of pages of one segment. What crosses from
-//! one segment to the next waits until the old one is synced, under every policy: a crash then tears one segment only,
-//! the last one, and that a later segment has a header proves all before it. The header of a generation's first
-//! segment is written alone and synced before anything else, as nothing before it could tell that it is missing.
+//! Where each batch will lie is known when it is begun: a buffer is a run of pages of one segment.
+//!
+//! Where each write is to be durable (`always`, and at the end of a log) there is one at a time, with its sync, and what
+//! crosses from one segment to the next waits until the old one is synced. Otherwise several are in flight, and syncs go
+//! beside them, one segment after the other: what a process that is killed loses is what it has not handed to the
+//! system, and a disk that takes long over a sync must not make that more. A crash of the machine then tears what is not
+//! synced, which may be more than one segment; headers and batches say how far the log was durable when they were written.
+//! The header of a generation's first segment is written alone, and synced at once, as nothing before it could tell that it
+//! is missing.
 
 use std::collections::VecDeque;
 
@@ -26,7 +31,8 @@ use super::record::{Effects, Encoding, Kind, Layout, PART_FIRST, PART_LAST, PART
 use super::{Buffer, Lsn};
 use crate::id::Millis;
 use crate::limits::{
-    LOG_BATCH_BYTES_MAX, LOG_BUFFERS_KEPT_MAX, LOG_SYNC_AFTER_MS, LOG_WRITE_AFTER_MS, LOG_WRITE_BYTES_MAX,
+    LOG_BATCH_BYTES_MAX, LOG_BUFFERS_KEPT_MAX, LOG_SEGMENTS_UNSYNCED_MAX, LOG_SYNC_AFTER_MS, LOG_WRITE_AFTER_MS,
+    LOG_WRITE_BESIDE_AFTER_MS, LOG_WRITE_BYTES_MAX, LOG_WRITES_IN_FLIGHT_MAX,
 };
 use crate::store::KeyspaceId;
 
@@ -84,7 +90,7 @@ pub fn segment_bytes(first_bytes: u64, bytes: u64, index: u64) -> u64 {
     doubled.and_then(|times| first_bytes.checked_mul(times)).map_or(bytes, |grown| grown.min(bytes))
 }
 
-/// Something to be written, then given back with [`Journal::handle_written`].
+/// Something to be written, then given back with [`Journal::handle_written`], in the order in which it was handed out.
 #[derive(Debug)]
 pub struct Write {
     pub segment: u64,
@@ -92,7 +98,7 @@ pub struct Write {
     pub offset: u64,
     /// Address and length are multiples of 4 KiB. Empty if all is written and only has to be synced.
     pub buffer: Buffer,
-    /// Whether the file is to be synced after the write.
+    /// Whether the file is to be synced after the write. All that was handed out before is through.
     pub sync: bool,
     /// The last record that is in it or before it.
     pub last_lsn: Lsn,
@@ -127,13 +133,14 @@ pub struct Journal {
     /// Bytes queued or in flight, and all that ever were.
     queued_bytes: usize,
     queued_bytes_ever: u64,
-    in_flight: Option<InFlight>,
+    /// What the system has not answered to, the oldest first.
+    in_flight: VecDeque<InFlight>,
     written_lsn: Lsn,
     durable_lsn: Lsn,
-    /// Something is written since the last sync, and where it ends.
-    is_unsynced: bool,
-    written_segment: u64,
-    written_end: u64,
+    /// Segments that have something written which is not synced, the oldest first.
+    unsynced: VecDeque<Unsynced>,
+    /// The end of what was handed out in the last segment.
+    handed_end: u64,
     /// The segment that was synced last: its header is durable.
     synced_segment: Option<u64>,
     /// The checksum of the last batch handed over.
@@ -182,8 +189,16 @@ struct Queued {
 
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
+    segment: u64,
     last_lsn: Lsn,
     bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Unsynced {
+    segment: u64,
+    /// The last record in it, or before it, that is written.
+    written_lsn: Lsn,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -209,7 +224,7 @@ impl Journal {
 
     /// Begins a log; after a failure too, in another generation. Nothing may be in flight.
     pub fn begin(&mut self, start: LogStart) {
-        assert!(self.in_flight.is_none(), "what is in flight belongs to the log before");
+        assert!(self.in_flight.is_empty(), "what is in flight belongs to the log before");
         assert!(start.next_lsn > start.previous.map_or(Lsn(0), |(last, _)| last), "records are numbered upwards");
         assert!(start.first_segment_bytes.is_multiple_of(PAGE_BYTES as u64));
         assert!(start.segment_bytes.is_multiple_of(PAGE_BYTES as u64));
@@ -237,7 +252,7 @@ impl Journal {
 
     /// Nothing is logged any more. Nothing may be in flight; what is not written is dropped. Another log may begin.
     pub fn end(&mut self) {
-        assert!(self.in_flight.is_none(), "what is in flight belongs to the log");
+        assert!(self.in_flight.is_empty(), "what is in flight belongs to the log");
         let Journal { last_lsn, last_txid, queued_bytes_ever, .. } = *self;
         let (written_lsn, durable_lsn) = (last_lsn, last_lsn);
         *self = Journal { last_lsn, last_txid, queued_bytes_ever, written_lsn, durable_lsn, ..Journal::default() };
@@ -343,7 +358,7 @@ impl Journal {
         self.open.segment_room()
     }
 
-    /// Bytes that are not written, those of the write in flight included
+    /// Bytes that are not written, those of the writes in flight included
     /// ([`crate::limits::LOG_PENDING_BYTES_MAX`]).
     pub fn pending_bytes(&self) -> usize {
         self.queued_bytes + self.open.at
@@ -369,64 +384,120 @@ impl Journal {
 
     /// Everything is durable, and the last batch on the disk says so.
     pub fn is_sealed(&self) -> bool {
-        self.is_on && self.seal == Seal::Handed(self.last_lsn) && self.in_flight.is_none() && !self.is_unsynced
+        self.is_on && self.seal == Seal::Handed(self.last_lsn) && self.in_flight.is_empty() && self.unsynced.is_empty()
     }
 
-    /// What is to be written now. Nothing while a write is in flight.
+    /// What is to be written now; to be called until there is nothing. Each write is begun, and
+    /// [`Journal::handle_written`] is to be called.
     pub fn poll_write(&mut self, now: Millis, policy: FsyncPolicy) -> Option<Write> {
-        if !self.is_on || self.in_flight.is_some() {
+        let is_pressing = self.is_pressing(policy);
+        // A clock that was set back must not make anything wait longer.
+        let since = self.pending_since.map_or(now, |since| since.min(now));
+        if self.open.has_records() {
+            self.pending_since = Some(since);
+        }
+        if !self.is_on || self.is_held(is_pressing) {
             return None;
         }
-        // A clock that was set back must not make anything wait longer.
-        self.sync_began = self.sync_began.min(now);
-        let is_pressing = policy == FsyncPolicy::Always || self.seal != Seal::No;
         if self.open.has_records() {
-            let since = self.pending_since.map_or(now, |since| since.min(now));
-            self.pending_since = Some(since);
-            let is_due = is_pressing || self.open.has_closed_batch() || now.0 - since.0 >= LOG_WRITE_AFTER_MS;
+            let is_due = is_pressing || self.is_batch_due() || now.0 - since.0 >= self.write_after_ms();
             if self.queue.is_empty() && is_due {
                 self.queue_open(false);
             }
         }
         let Some(first) = self.queue.front() else {
-            if self.is_unsynced {
-                return is_pressing.then(|| self.hand_sync(now));
+            if !is_pressing {
+                return None;
             }
-            if matches!(self.seal, Seal::Wanted) || matches!(self.seal, Seal::Handed(last) if last != self.last_lsn) {
+            if let Some(last) = self.unsynced.back() {
+                return Some(self.hand_sync(last.segment, now));
+            }
+            if self.is_seal_due() {
                 self.queue_seal();
                 let seal = self.queue.pop_front()?;
                 return Some(self.hand(seal, true, now));
             }
             return None;
         };
-        // A segment is begun when the one before it is durable.
-        if first.offset == 0 && self.is_unsynced {
-            return Some(self.hand_sync(now));
+        let (segment, begins_segment) = (first.segment, first.offset == 0);
+        if begins_segment
+            && is_pressing
+            && let Some(before) = self.unsynced.back()
+        {
+            return Some(self.hand_sync(before.segment, now));
+        }
+        if begins_segment && self.is_segment_held(segment) {
+            return None;
         }
         let queued = self.queue.pop_front()?;
-        let next_segment = self.queue.front().map_or(self.open.segment, |next| next.segment);
-        let is_first_of_all = queued.offset == 0 && self.start.is_some_and(|start| start.segment == queued.segment);
-        let sync = is_pressing || queued.segment != next_segment || is_first_of_all;
-        Some(self.hand(queued, sync, now))
+        Some(self.hand(queued, is_pressing, now))
     }
 
-    /// Whether what is written is to be synced now, beside the write that may be in flight and those that follow: once a
-    /// second, so that a slow sync keeps nothing from being written. Gives the segment: it is begun, and
-    /// [`Journal::handle_synced`] is to be called.
+    /// Each write is to be durable.
+    fn is_pressing(&self, policy: FsyncPolicy) -> bool {
+        policy == FsyncPolicy::Always || self.seal != Seal::No
+    }
+
+    /// Whether nothing may be handed out before something that is under way is through.
+    fn is_held(&self, is_pressing: bool) -> bool {
+        if is_pressing {
+            // A sync speaks for one segment: those before are synced first, by `poll_sync`.
+            !self.in_flight.is_empty() || self.unsynced.len() > 1
+        } else {
+            self.in_flight.len() >= LOG_WRITES_IN_FLIGHT_MAX
+        }
+    }
+
+    /// Whether a full batch is a reason to write: beside other writes it waits for company.
+    fn is_batch_due(&self) -> bool {
+        self.open.has_closed_batch() && self.in_flight.is_empty()
+    }
+
+    fn is_seal_due(&self) -> bool {
+        self.seal != Seal::No && self.seal != Seal::Handed(self.last_lsn)
+    }
+
+    /// How old a record may get, milliseconds.
+    fn write_after_ms(&self) -> u64 {
+        if self.in_flight.is_empty() { LOG_WRITE_AFTER_MS } else { LOG_WRITE_BESIDE_AFTER_MS }
+    }
+
+    /// Whether a segment may not be begun yet, as too many before it have something which is not synced.
+    fn is_segment_held(&self, segment: u64) -> bool {
+        let in_flight = self.in_flight.front().map(|write| write.segment);
+        let oldest = self.unsynced.front().map(|unsynced| unsynced.segment).or(in_flight);
+        oldest.is_some_and(|oldest| segment - oldest >= LOG_SEGMENTS_UNSYNCED_MAX)
+    }
+
+    /// Whether what is written is to be synced now, beside the writes that may be in flight and those that follow: the
+    /// first header and a segment that is complete at once, others once a second under `everysec`. Gives the segment: its
+    /// sync is begun, and [`Journal::handle_synced`] is to be called. There is one at a time, the oldest segment first.
     pub fn poll_sync(&mut self, now: Millis, policy: FsyncPolicy) -> Option<u64> {
         // A clock that was set back must not make anything wait longer.
         self.sync_began = self.sync_began.min(now);
-        let is_due = now.0 - self.sync_began.0 >= LOG_SYNC_AFTER_MS;
-        if !self.is_on || !is_due || !self.wants_side_sync(policy) {
-            return None;
+        let at = self.sync_due(now, policy)?;
+        let Unsynced { segment, written_lsn } = *self.unsynced.front().filter(|_| at <= now)?;
+        if self.unsynced.len() == 1 {
+            self.sync_began = now;
         }
-        self.sync_began = now;
-        self.side_sync = Some((self.written_lsn, self.written_segment));
-        Some(self.written_segment)
+        self.side_sync = Some((written_lsn, segment));
+        Some(segment)
     }
 
-    fn wants_side_sync(&self, policy: FsyncPolicy) -> bool {
-        policy == FsyncPolicy::EverySec && self.seal == Seal::No && self.is_unsynced && self.side_sync.is_none()
+    /// When a sync beside writes is due.
+    fn sync_due(&self, now: Millis, policy: FsyncPolicy) -> Option<Millis> {
+        let oldest = self.unsynced.front().filter(|_| self.is_on && self.side_sync.is_none())?;
+        if self.unsynced.len() > 1 {
+            return Some(now);
+        }
+        if self.is_pressing(policy) {
+            return None;
+        }
+        let is_first_of_all = self.start.is_some_and(|start| start.segment == oldest.segment);
+        if is_first_of_all && self.synced_segment.is_none() {
+            return Some(now);
+        }
+        (policy == FsyncPolicy::EverySec).then(|| Millis(self.sync_began.min(now).0 + LOG_SYNC_AFTER_MS).max(now))
     }
 
     /// The sync beside writes is through.
@@ -436,46 +507,57 @@ impl Journal {
             Ok(()) => {
                 self.durable_lsn = self.durable_lsn.max(lsn);
                 self.synced_segment = self.synced_segment.max(Some(segment));
-                self.is_unsynced &= self.written_lsn > lsn;
+                if self.unsynced.front().is_some_and(|first| first.segment == segment && first.written_lsn <= lsn) {
+                    self.unsynced.pop_front();
+                }
             }
             Err(error) => self.fail(error),
         }
     }
 
-    /// When [`Journal::poll_write`] or [`Journal::poll_sync`] will have something if nothing else happens. None: not before a
-    /// write in flight is through, or something is appended.
+    /// When [`Journal::poll_write`] or [`Journal::poll_sync`] will have something if nothing else happens. None: not before
+    /// something that is under way is through, or something is appended.
     pub fn next_deadline(&self, now: Millis, policy: FsyncPolicy) -> Option<Millis> {
-        if !self.is_on || self.in_flight.is_some() {
-            return None;
-        }
-        let is_pressing = policy == FsyncPolicy::Always || self.seal != Seal::No;
-        let has_records = self.open.has_records();
-        let is_seal_due = self.seal != Seal::No && self.seal != Seal::Handed(self.last_lsn);
-        if !self.queue.is_empty()
-            || self.open.has_closed_batch()
-            || is_seal_due
-            || is_pressing && (has_records || self.is_unsynced)
-        {
-            return Some(now);
-        }
-        let at = |since: Millis, after_ms: u64| Millis(since.min(now).0 + after_ms).max(now);
-        let write = has_records.then(|| at(self.pending_since.unwrap_or(now), LOG_WRITE_AFTER_MS));
-        let sync = self.wants_side_sync(policy).then(|| at(self.sync_began, LOG_SYNC_AFTER_MS));
+        let (write, sync) = (self.write_due(now, policy), self.sync_due(now, policy));
         write.into_iter().chain(sync).min()
     }
 
-    /// The write in flight is through: `Ok(true)` if it was synced too, with all before it in its segment. The buffer
-    /// comes back to be used again.
+    /// When a write is due.
+    fn write_due(&self, now: Millis, policy: FsyncPolicy) -> Option<Millis> {
+        let is_pressing = self.is_pressing(policy);
+        if !self.is_on || self.is_held(is_pressing) {
+            return None;
+        }
+        let has_records = self.open.has_records();
+        let next = self.queue.front().map_or((self.open.segment, self.open.offset), |next| (next.segment, next.offset));
+        if next.1 == 0 && !is_pressing && self.is_segment_held(next.0) {
+            return None;
+        }
+        let is_due = !self.queue.is_empty() || self.is_batch_due() || self.is_seal_due();
+        if is_due || is_pressing && (has_records || !self.unsynced.is_empty()) {
+            return Some(now);
+        }
+        let since = self.pending_since.unwrap_or(now).min(now);
+        has_records.then(|| Millis(since.0 + self.write_after_ms()).max(now))
+    }
+
+    /// The oldest write in flight is through: `Ok(true)` if it was synced too, with all before it. The buffer comes back to be
+    /// used again.
     pub fn handle_written(&mut self, result: Result<bool, WriteError>, buffer: Buffer) {
-        let write = self.in_flight.take().expect("a write is in flight");
+        let write = self.in_flight.pop_front().expect("a write is in flight");
         self.queued_bytes = self.queued_bytes.saturating_sub(write.bytes);
         match result {
             Ok(is_synced) => {
                 self.written_lsn = write.last_lsn;
-                self.is_unsynced = !is_synced && (self.is_unsynced || write.bytes > 0);
+                match self.unsynced.back_mut() {
+                    Some(unsynced) if unsynced.segment == write.segment => unsynced.written_lsn = write.last_lsn,
+                    _ => self.unsynced.push_back(Unsynced { segment: write.segment, written_lsn: write.last_lsn }),
+                }
                 if is_synced {
+                    debug_assert_eq!(self.unsynced.len(), 1, "a sync speaks for one segment");
                     self.durable_lsn = self.durable_lsn.max(write.last_lsn);
-                    self.synced_segment = Some(self.written_segment);
+                    self.synced_segment = Some(write.segment);
+                    self.unsynced.clear();
                 }
                 self.recycle(buffer);
             }
@@ -486,6 +568,9 @@ impl Journal {
     fn fail(&mut self, error: WriteError) {
         self.error = Some(error);
         self.is_on = false;
+        // Whatever becomes of the other writes, nobody is told.
+        self.in_flight.clear();
+        self.unsynced.clear();
         self.queue = VecDeque::new();
         self.queued_bytes = 0;
         self.open = Open::default();
@@ -643,7 +728,7 @@ impl Journal {
 
     /// The last record that is written or in flight.
     fn handed_lsn(&self) -> Lsn {
-        self.in_flight.map_or(self.written_lsn, |write| write.last_lsn)
+        self.in_flight.back().map_or(self.written_lsn, |write| write.last_lsn)
     }
 
     /// Completes headers and gives a queued buffer out.
@@ -665,6 +750,7 @@ impl Journal {
                 last_txid: self.handed_txid,
                 segment_bytes: start.segment_bytes(segment),
                 wall_ms: now.0,
+                durable_lsn: self.durable_lsn.0,
             };
             header.encode(bytes);
             at = SEGMENT_HEADER_BYTES;
@@ -685,26 +771,20 @@ impl Journal {
             self.seal = Seal::Handed(last_lsn);
         }
         self.handed_txid = queued.last_txid;
-        (self.written_segment, self.written_end) = (segment, offset + len as u64);
-        self.in_flight = Some(InFlight { last_lsn, bytes: len });
+        self.handed_end = offset + len as u64;
+        self.in_flight.push_back(InFlight { segment, last_lsn, bytes: len });
         if sync {
             self.sync_began = now;
         }
         Write { segment, offset, buffer, sync, last_lsn }
     }
 
-    /// A sync of what is written.
-    fn hand_sync(&mut self, now: Millis) -> Write {
+    /// A sync of the last segment that was written to.
+    fn hand_sync(&mut self, segment: u64, now: Millis) -> Write {
         self.sync_began = now;
         let last_lsn = self.written_lsn;
-        self.in_flight = Some(InFlight { last_lsn, bytes: 0 });
-        Write {
-            segment: self.written_segment,
-            offset: self.written_end,
-            buffer: Buffer::default(),
-            sync: true,
-            last_lsn,
-        }
+        self.in_flight.push_back(InFlight { segment, last_lsn, bytes: 0 });
+        Write { segment, offset: self.handed_end, buffer: Buffer::default(), sync: true, last_lsn }
     }
 
     fn take_buffer(&mut self) -> Buffer {

@@ -3,12 +3,13 @@
 //! A log ends where no batch follows. That may be where the process stopped, where a crash tore what was being written, or
 //! where the disk lost something that was promised; they are told apart by what comes later:
 //!
-//! - A segment behind it has a header. It was begun when all before it was durable, and names the last record and its
-//!   checksum: if that is not where this one ended, something is missing.
-//! - A batch behind it, in this segment or in one without a header, says which record was durable when it was written. If
-//!   that is past the end, something is missing. So it is if it says that its segment's header was durable, and that is not there.
-//! - Otherwise what is there was never known to be durable: a torn tail. Nothing of it is used, not even whole batches
-//!   behind the tear, as the changes before them are gone.
+//! - The next segment has a header that names the last record and its checksum: the log goes on there. A header that names
+//!   this record with another checksum, or an earlier record, is damage.
+//! - A header or a batch behind it, in whichever segment, says which record was durable when it was written. If that is
+//!   past the end, something is missing. So it is if a batch says that its segment's header was durable, and that is not
+//!   there.
+//! - Otherwise what is there was never known to be durable: a torn tail, of one segment or of several. Nothing of it is
+//!   used, not even whole batches behind the tear, as the changes before them are gone.
 //! - Otherwise there is nothing, or what an earlier use of the file left behind: a sound end.
 //!
 //! What no later evidence tells from a torn tail is damage to what was written last. A seal is such evidence, so after a clean
@@ -96,6 +97,8 @@ pub struct TornTail {
     pub segment: u64,
     pub offset: u64,
     pub bytes: u64,
+    /// The last segment, of the same generation, that has a part of the tail: of those behind the first nothing counts.
+    pub last_segment: u64,
 }
 
 /// Something that was durable is not there.
@@ -336,6 +339,7 @@ impl<'a> Replay<'a> {
                             last_txid: 0,
                             segment_bytes: bytes.len() as u64,
                             wall_ms: batch.wall_ms,
+                            durable_lsn: batch.durable_lsn,
                         };
                         self.enter_at(index, header, at, &batch);
                         return Some(self.left_out(first));
@@ -486,11 +490,17 @@ impl<'a> Replay<'a> {
             let Some(next) = self.header_of(index)? else { continue };
             let is_in_snapshot = next.first_lsn <= self.expected.base.0.saturating_add(1);
             match self.current {
-                None if !is_in_snapshot => {
-                    let (first, last) = (self.expected.base.0.saturating_add(1), next.first_lsn - 1);
+                None if !is_in_snapshot && next.durable_lsn > self.last_lsn => {
+                    let (first, last) = (self.expected.base.0.saturating_add(1), next.durable_lsn);
                     return Err(damage(&self.segments[index], 0, first, last, Why::Start));
                 }
+                // What is between was not durable, and is gone. A later generation may have begun where it ended.
+                None if !is_in_snapshot => continue,
                 Some((_, current)) if !self.follows(&current, &next, is_in_snapshot) => {
+                    let is_same_log = current.generation == next.generation && current.salt == next.salt;
+                    if is_same_log && next.first_lsn > self.next_lsn() && next.durable_lsn <= self.last_lsn {
+                        continue;
+                    }
                     return Err(self.damage(next.first_lsn - 1, Why::Link));
                 }
                 Some((_, current)) if current.generation == next.generation => {}
@@ -551,9 +561,9 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// What lies behind the last batch, when no later segment has a header. `from`: the first of the later ones.
+    /// What lies behind the last batch, when no later segment goes on there. `from`: the first of the later ones.
     fn judge(&self, from: usize) -> Result<Tail, Damage> {
-        let mut torn = None;
+        let mut torn: Option<TornTail> = None;
         if let Some((index, header)) = self.current {
             let segment = &self.segments[index];
             let owner = owner_of(&header);
@@ -569,17 +579,28 @@ impl<'a> Replay<'a> {
             };
             torn = torn_tail(segment, self.offset, end);
         }
-        for segment in &self.segments[from..] {
+        for (index, segment) in self.segments.iter().enumerate().skip(from) {
+            let header = self.header_of(index)?;
+            if let Some(header) = header.filter(|header| header.durable_lsn > self.last_lsn) {
+                return Err(self.damage(header.durable_lsn, Why::Link));
+            }
             let salt = self.current.filter(|(_, header)| header.generation == segment.generation).map(|(_, h)| h.salt);
             let found = search(segment.bytes, |found| {
                 (found.generation, found.segment, found.shard)
                     == (segment.generation, segment.segment, self.expected.shard)
                     && salt.is_none_or(|salt| salt == found.salt)
             });
-            if found.durable_lsn > self.last_lsn || found.is_header_durable {
+            if found.durable_lsn > self.last_lsn || found.is_header_durable && header.is_none() {
                 return Err(damage(segment, 0, self.next_lsn(), found.durable_lsn, Why::Header));
             }
-            torn = torn.or(torn_tail(segment, 0, found.end));
+            let end = found.end.max(header.map_or(0, |_| SEGMENT_HEADER_BYTES));
+            let here = torn_tail(segment, 0, end);
+            match &mut torn {
+                Some(first) if here.is_some() && first.generation == segment.generation => {
+                    first.last_segment = segment.segment;
+                }
+                _ => torn = torn.or(here),
+            }
         }
         Ok(torn.map_or(Tail::Sound, Tail::Torn))
     }
@@ -601,7 +622,8 @@ fn damage(segment: &Segment<'_>, offset: usize, first: u64, last: u64, why: Why)
 
 fn torn_tail(segment: &Segment<'_>, offset: usize, bytes: usize) -> Option<TornTail> {
     let Segment { generation, segment, .. } = *segment;
-    (bytes > 0).then_some(TornTail { generation, segment, offset: offset as u64, bytes: bytes as u64 })
+    let (offset, bytes) = (offset as u64, bytes as u64);
+    (bytes > 0).then_some(TornTail { generation, segment, offset, bytes, last_segment: segment })
 }
 
 fn owner_of(header: &SegmentHeader) -> BatchOwner {

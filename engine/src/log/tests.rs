@@ -5,7 +5,7 @@ mod crashes;
 mod damage;
 mod journal;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::format::{BATCH_HEADER_BYTES, BatchHeader};
 use super::record::Reader;
@@ -40,17 +40,20 @@ fn start(generation: u64, first_lsn: u64) -> LogStart {
 struct File {
     durable: Vec<u8>,
     unsynced: Vec<(usize, Vec<u8>)>,
+    /// Writes that are synced.
+    synced: usize,
 }
 
 impl File {
-    fn sync(&mut self) {
-        self.sync_first(self.unsynced.len());
+    fn writes(&self) -> usize {
+        self.synced + self.unsynced.len()
     }
 
     /// A sync that was begun when so many writes were through has ended.
     fn sync_first(&mut self, writes: usize) {
-        for (offset, bytes) in self.unsynced.drain(..writes.min(self.unsynced.len())) {
+        for (offset, bytes) in self.unsynced.drain(..writes.saturating_sub(self.synced)) {
             self.durable[offset..][..bytes.len()].copy_from_slice(&bytes);
+            self.synced += 1;
         }
     }
 
@@ -77,6 +80,8 @@ struct World {
     files: Files,
     /// What files hold before they are written; zeros if there is nothing.
     recycled: Vec<Vec<u8>>,
+    /// Writes that are begun, the oldest first.
+    in_flight: VecDeque<Write>,
     /// Each change with its LSN, encoded as one record however long.
     changes: Vec<(Lsn, Vec<u8>)>,
     now: Millis,
@@ -86,7 +91,15 @@ impl World {
     fn new(start: LogStart) -> World {
         let mut journal = Journal::off();
         journal.begin(start);
-        World { journal, start, files: Files::new(), recycled: Vec::new(), changes: Vec::new(), now: Millis(1_000_000) }
+        World {
+            journal,
+            start,
+            files: Files::new(),
+            recycled: Vec::new(),
+            in_flight: VecDeque::new(),
+            changes: Vec::new(),
+            now: Millis(1_000_000),
+        }
     }
 
     fn log(&mut self, record: Record<'_>) {
@@ -126,7 +139,15 @@ impl World {
     /// Begins a sync beside writes, if one is due. Gives the segment, and how many writes it makes durable.
     fn begin_sync(&mut self, policy: FsyncPolicy) -> Option<(u64, usize)> {
         let segment = self.journal.poll_sync(self.now, policy)?;
-        Some((segment, self.files[&(self.start.generation, segment)].unsynced.len()))
+        let begun = self.begun_writes(segment);
+        // A snapshot may have made it superfluous meanwhile.
+        let writes = self.files.get(&(self.start.generation, segment)).map_or(begun, |file| file.writes());
+        Some((segment, writes - begun))
+    }
+
+    /// Writes to a segment that have not ended.
+    fn begun_writes(&self, segment: u64) -> usize {
+        self.in_flight.iter().filter(|write| write.segment == segment && !write.buffer.is_empty()).count()
     }
 
     fn end_sync(&mut self, (segment, writes): (u64, usize)) {
@@ -137,19 +158,33 @@ impl World {
         self.journal.handle_synced(Ok(()));
     }
 
-    /// Performs the next write, or sync, if there is one.
+    /// Performs the next write, or sync, if there is one, after those that are begun.
     fn write(&mut self, policy: FsyncPolicy) -> bool {
         let sync = self.begin_sync(policy);
         if let Some(sync) = sync {
             self.end_sync(sync);
         }
-        let Some(write) = self.journal.poll_write(self.now, policy) else {
-            return sync.is_some();
-        };
+        let has_begun = self.begin_write(policy);
+        while self.end_write() {}
+        has_begun || sync.is_some()
+    }
+
+    /// Begins the next write, if there is one.
+    fn begin_write(&mut self, policy: FsyncPolicy) -> bool {
+        let Some(write) = self.journal.poll_write(self.now, policy) else { return false };
         self.put(&write);
-        let file = self.files.get_mut(&(self.start.generation, write.segment)).expect("it was written to");
+        self.in_flight.push_back(write);
+        true
+    }
+
+    /// Ends the oldest write, if there is one.
+    fn end_write(&mut self) -> bool {
+        let Some(write) = self.in_flight.pop_front() else { return false };
         if write.sync {
-            file.sync();
+            let behind = self.begun_writes(write.segment);
+            if let Some(file) = self.files.get_mut(&(self.start.generation, write.segment)) {
+                file.sync_first(file.writes() - behind);
+            }
         }
         self.journal.handle_written(Ok(write.sync), write.buffer);
         true
@@ -157,7 +192,7 @@ impl World {
 
     /// Has the file take a write, not synced.
     fn put(&mut self, write: &Write) {
-        assert!(self.journal.poll_write(self.now, FsyncPolicy::Always).is_none(), "one at a time");
+        assert!(self.journal.poll_write(self.now, FsyncPolicy::Always).is_none(), "what is to be durable waits");
         let bytes = write.buffer.as_slice();
         assert!(bytes.is_empty() || (bytes.as_ptr() as usize).is_multiple_of(4096));
         assert!(bytes.len().is_multiple_of(4096) && write.offset.is_multiple_of(4096));
@@ -174,7 +209,7 @@ impl World {
         let file = self.files.entry((self.start.generation, write.segment)).or_insert_with(|| {
             let mut durable = recycled.pop().unwrap_or_default();
             durable.resize(segment_bytes as usize, 0);
-            File { durable, unsynced: Vec::new() }
+            File { durable, ..File::default() }
         });
         if !bytes.is_empty() {
             file.unsynced.push((write.offset as usize, bytes.to_vec()));

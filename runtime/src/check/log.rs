@@ -51,6 +51,17 @@ pub struct Torn {
     pub id: SegmentId,
     pub offset: u64,
     pub bytes: u64,
+    /// The last segment that has a part of it.
+    pub last_segment: u64,
+}
+
+impl Torn {
+    /// Where it lies, for people.
+    pub fn describe(&self) -> String {
+        let Torn { id, offset, bytes, last_segment } = self;
+        let here = format!("{id}, offset {offset}, {bytes} bytes");
+        if *last_segment > id.number { format!("{here}, and all up to segment {last_segment}") } else { here }
+    }
 }
 
 /// Something in the log that was durable and cannot be read.
@@ -164,6 +175,7 @@ pub fn read_log<M: AsRef<[u8]>>(
             id: SegmentId { shard, generation: tail.generation, number: tail.segment },
             offset: tail.offset,
             bytes: tail.bytes,
+            last_segment: tail.last_segment,
         }),
     };
     Ok(Log {

@@ -341,7 +341,10 @@ impl<D: Disk> LogReader for Rewriter<'_, D> {
         while let Some(write) = self.journal.poll_write(self.now, FsyncPolicy::No) {
             let segment = match self.segment.take() {
                 Some(segment) if segment.id.number == write.segment => segment,
-                _ => {
+                before => {
+                    if let Some(before) = before {
+                        before.file.sync().map_err(failed("sync", &before.path))?;
+                    }
                     let LogStart { shard, generation, .. } = self.start;
                     let id = SegmentId { shard, generation, number: write.segment };
                     let filling = self.directory.begin_segment(id, self.start.segment_bytes(write.segment))?;
@@ -354,6 +357,13 @@ impl<D: Disk> LogReader for Rewriter<'_, D> {
                 segment.file.sync().map_err(failed("sync", &segment.path))?;
             }
             self.journal.handle_written(Ok(write.sync), write.buffer);
+            while let Some(number) = self.journal.poll_sync(self.now, FsyncPolicy::No) {
+                // Those before were synced when this one was begun.
+                if number == write.segment {
+                    segment.file.sync().map_err(failed("sync", &segment.path))?;
+                }
+                self.journal.handle_synced(Ok(()));
+            }
             self.segment = Some(segment);
         }
         Ok(())
@@ -471,10 +481,7 @@ impl Outcome {
                 line(format!("  damage: {damage}"));
             }
             if let Some(torn) = &mended.torn {
-                line(format!(
-                    "  torn: {}, offset {}, {} bytes of a write that was not synced",
-                    torn.id, torn.offset, torn.bytes
-                ));
+                line(format!("  torn: {}, of writes that were not synced", torn.describe()));
             }
             for (first, last) in &mended.lost {
                 line(match last {
@@ -507,7 +514,7 @@ impl Outcome {
                 "fallback_manifest": mended.fallback.map(|(number, _)| number),
                 "damage": mended.damages.iter().map(|damage| damage.to_json()).collect::<Vec<_>>(),
                 "torn": mended.torn.map(|torn| json!({
-                    "file": torn.id.to_string(), "offset": torn.offset, "bytes": torn.bytes,
+                    "file": torn.id.to_string(), "offset": torn.offset, "bytes": torn.bytes, "last_segment": torn.last_segment,
                 })),
                 "records_kept": mended.records_kept,
                 "lost": mended.lost.iter().map(|(first, last)| json!({

@@ -335,7 +335,7 @@ impl ShardReport {
         }
         if let Some(torn) = &self.log.torn {
             let what = if is_live { "being written" } else { "TORN" };
-            line(format!("  {what}: {}, offset {}, {} bytes", torn.id, torn.offset, torn.bytes));
+            line(format!("  {what}: {}", torn.describe()));
         }
     }
 
@@ -367,7 +367,7 @@ impl ShardReport {
                     "sealed": segment.is_sealed,
                 })).collect::<Vec<_>>(),
                 "torn": log.torn.map(|torn| json!({
-                    "file": torn.id.to_string(), "offset": torn.offset, "bytes": torn.bytes,
+                    "file": torn.id.to_string(), "offset": torn.offset, "bytes": torn.bytes, "last_segment": torn.last_segment,
                 })),
                 "damage": log.damages.iter().map(|damage| damage.to_json()).collect::<Vec<_>>(),
             },

@@ -262,18 +262,36 @@ impl<D: Disk> Directory<D> {
         Ok(copy)
     }
 
-    fn copy_tail(&mut self, id: SegmentId, offset: u64, bytes: u64) -> Result<PathBuf, DiskError> {
-        let path = self.segment_path(id);
+    /// Keeps a segment that nothing counts of under another name, which is given, and durable before this returns. None: it
+    /// is not there any more.
+    pub fn set_aside(&mut self, id: SegmentId) -> Result<Option<PathBuf>, DiskError> {
+        if !self.segments.contains_key(&id) {
+            return Ok(None);
+        }
+        let (path, aside) = (self.segment_path(id), self.copy_path(id)?);
+        self.disk.rename(&path, &aside).map_err(failed("rename", &path))?;
+        self.segments.remove(&id);
+        self.sync_names()?;
+        Ok(Some(aside))
+    }
+
+    /// The path of the next copy of a segment's torn end.
+    fn copy_path(&self, id: SegmentId) -> Result<PathBuf, DiskError> {
         let listed = self.disk.list(&self.path).map_err(failed("list", &self.path))?;
         // A crash may have left copies: none is ever overwritten.
         let name = |index: u32| format!("{id}.torn-{index}");
         let is_new = |name: &String| !listed.iter().any(|(old, _)| old == name);
         let copy_name = (1..=TORN_COPIES_MAX).map(name).find(is_new).ok_or_else(|| DiskError::Io {
             step: "copy the torn end of",
-            path: path.clone(),
+            path: self.segment_path(id),
             source: io::Error::other("there are too many copies of it already; remove the files .torn-*"),
         })?;
-        let copy_path = self.path.join(copy_name);
+        Ok(self.path.join(copy_name))
+    }
+
+    fn copy_tail(&mut self, id: SegmentId, offset: u64, bytes: u64) -> Result<PathBuf, DiskError> {
+        let path = self.segment_path(id);
+        let copy_path = self.copy_path(id)?;
         let file = self.disk.open(&path, Open::Read).map_err(failed("open", &path))?;
         let copy = self.disk.open(&copy_path, Open::Create).map_err(failed("create", &copy_path))?;
         let mut buffer = vec![0; SEGMENT_FILL_CHUNK];
@@ -568,6 +586,12 @@ impl<D: Disk> Directory<D> {
         if access == Access::Serve {
             self.check_writable()?;
             self.look_at_pool()?;
+            // A process that was killed has let go of the lock before its last writes are through.
+            for &id in self.segments.keys() {
+                if let Ok(file) = self.disk.open(&self.segment_path(id), Open::Write) {
+                    file.settle();
+                }
+            }
         }
         Ok(())
     }

@@ -67,6 +67,8 @@ pub trait DiskFile: Send + 'static {
     /// Makes content and size durable. A failure must not be tried again on the same file.
     fn sync(&self) -> io::Result<()>;
     fn bytes(&self) -> io::Result<u64>;
+    /// Waits for what a process that is gone still writes past the page cache: it is neither in the file yet nor stopped.
+    fn settle(&self) {}
     /// Locks the file for this process alone until it is closed. False: another one has it.
     fn lock(&self) -> io::Result<bool>;
 
@@ -208,6 +210,12 @@ impl DiskFile for Arc<File> {
 
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+
+    fn settle(&self) {
+        // Asks for a block that is there: nothing is done, after direct writes that were begun (`inode_dio_wait`). File systems
+        // that cannot do that have none.
+        let _ = fallocate(&**self, FallocateFlags::KEEP_SIZE, 0, 1);
     }
 
     fn lock(&self) -> io::Result<bool> {

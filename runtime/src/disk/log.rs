@@ -1,17 +1,17 @@
 //! What drives one shard's log: takes what the journal has to write, finds its file, gives it to the shard's ring, and tells the
 //! journal what is durable. It runs on the shard's thread and never waits.
 //!
-//! One write is under way at a time; what the shard logs meanwhile is the next one. Beside writes there may be a sync of what
-//! was written before (`appendfsync everysec`). A write that begins another segment first
-//! has everything in the old one synced, lest a later sync of the new file be taken for one of both. If the file of the next
-//! segment is not there yet the write waits for it, and the disk's thread is told to hurry.
+//! As many writes are under way as the journal gives out; what ends before its turn waits for those before it, so that the
+//! journal hears of them in order. Beside writes there may be a sync of what was written before, in the segment that is
+//! written to or an earlier one. If the file of the next segment is not there yet the write waits for it, and the disk's thread
+//! is told to hurry.
 //!
 //! A write or sync that fails ends it: what the kernel could not write it forgets, and the next fdatasync of the same file finds
 //! nothing wrong. The journal is told, and nothing is written until [`LogDriver::restart`] begins another segment, which
-//! needs a whole snapshot before it.
+//! needs a whole snapshot before it. That waits for what is still under way.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub struct Write<B> {
     pub offset: u64,
     /// May be empty if `sync` is set: then only what was written is synced.
     pub buffer: B,
-    /// Make it, and all before it, durable.
+    /// Make it durable, with all before it in its segment.
     pub sync: bool,
 }
 
@@ -41,13 +41,15 @@ pub struct Write<B> {
 pub trait JournalIo {
     type Buffer: StableBytes;
 
-    /// What is to be written now. Not called while a write is under way.
+    /// What is to be written now, until there is nothing.
     fn poll_write(&mut self, now: Millis) -> Option<Write<Self::Buffer>>;
-    /// The segment that is to be synced now, beside what is under way, if one is; then `handle_synced` is called.
+    /// The segment that is to be synced now, beside what is under way, if one is; then `handle_synced` is called. Never one
+    /// before the last that was.
     fn poll_sync(&mut self, now: Millis) -> Option<u64>;
     /// The sync that `poll_sync` asked for has ended.
     fn handle_synced(&mut self, result: Result<(), &LogFailure>);
-    /// The write has ended: it is in the file, and durable if true; or it failed, and so has the log. The buffer is given back.
+    /// The oldest write has ended: it is in the file, and durable if true; or it failed, and so has the log, and nothing is said
+    /// of the others. The buffer is given back.
     fn handle_written(&mut self, result: Result<bool, &LogFailure>, buffer: Self::Buffer);
 }
 
@@ -102,37 +104,40 @@ pub struct LogDriver<B> {
     /// The generation of the segments, and the number of the first.
     generation: u64,
     first: u64,
-    /// The segment that is written to.
-    current: Option<Segment<Arc<File>>>,
+    /// The segment that is written to, behind those before it that may have to be synced, the oldest first.
+    segments: VecDeque<Segment<Arc<File>>>,
     /// The segment that the disk's thread was asked for.
     next: u64,
-    /// `current` has bytes that were not synced.
-    unsynced: bool,
-    state: State<B>,
-    /// The sync beside writes, and since when; and that it failed, while a write is under way.
-    side: Option<(Key, Millis)>,
-    side_fault: Option<WriteFault>,
-    /// When what is under way was submitted, and whether it counts as delayed.
-    since: Millis,
+    /// What has no file yet, and since when.
+    waiting: Option<(Write<B>, Millis)>,
+    /// Writes that were submitted, the oldest first.
+    under_way: VecDeque<UnderWay<B>>,
+    /// The sync beside writes.
+    side: Option<SideSync>,
+    failure: Option<LogFailure>,
+    /// What is under way counts as delayed.
     is_delayed: bool,
     operations: u32,
     side_operations: u32,
     totals: LogTotals,
 }
 
-enum State<B> {
-    Idle,
-    /// The file of its segment is not there yet.
-    Waiting(Write<B>),
-    /// The segment before is being synced.
-    Closing(Write<B>),
-    Writing {
-        buffer: Arc<B>,
-        sync: bool,
-    },
-    /// A sync without a write.
-    Syncing(B),
-    Failed(LogFailure),
+struct UnderWay<B> {
+    key: Key,
+    segment: u64,
+    buffer: Arc<B>,
+    sync: bool,
+    /// When it was submitted.
+    since: Millis,
+    /// It has ended, and those before it have not.
+    result: Option<Result<(), WriteFault>>,
+}
+
+#[derive(Clone, Copy)]
+struct SideSync {
+    key: Key,
+    segment: u64,
+    since: Millis,
 }
 
 impl<B: StableBytes> LogDriver<B> {
@@ -150,13 +155,12 @@ impl<B: StableBytes> LogDriver<B> {
             sizes,
             generation,
             first,
-            current: None,
+            segments: VecDeque::new(),
             next: first,
-            unsynced: false,
-            state: State::Idle,
+            waiting: None,
+            under_way: VecDeque::new(),
             side: None,
-            side_fault: None,
-            since: Millis(0),
+            failure: None,
             is_delayed: false,
             operations: 0,
             side_operations: 0,
@@ -171,32 +175,36 @@ impl<B: StableBytes> LogDriver<B> {
         &mut self.lane
     }
 
-    /// Begins what the journal has to write, if nothing is under way.
+    /// Begins what the journal has to write and to sync.
     pub fn serve(&mut self, journal: &mut impl JournalIo<Buffer = B>, ring: &mut Ring, now: Millis) {
         self.count_delay(now);
+        if self.failure.is_some() {
+            return;
+        }
         let has_file = matches!(self.lane.space(), Space::Ready);
-        let write = match mem::replace(&mut self.state, State::Idle) {
-            State::Idle => journal.poll_write(now),
-            State::Waiting(write) if has_file => Some(write),
-            busy => {
-                self.state = busy;
-                None
-            }
-        };
-        if let Some(write) = write {
+        if let Some((write, _)) = self.waiting.take_if(|_| has_file) {
+            self.begin(write, ring, now);
+        }
+        while self.takes_writes()
+            && let Some(write) = journal.poll_write(now)
+        {
             self.begin(write, ring, now);
         }
         if self.side.is_none()
-            && let Some(segment) = &self.current
-            && let Some(number) = journal.poll_sync(now)
+            && let Some(segment) = journal.poll_sync(now)
         {
-            // What is not synced is in the last segment: those before were when it was begun.
-            assert_eq!(segment.id.number, number, "it is the one that is written to");
+            self.forget_before(segment);
+            let file = &self.segments.front().expect("it was written to").file;
             self.side_operations = self.side_operations.wrapping_add(1);
             let key = Key::new(Self::SIDE_SLOT, self.side_operations);
-            ring.sync(&segment.file, key);
-            self.side = Some((key, now));
+            ring.sync(file, key);
+            self.side = Some(SideSync { key, segment, since: now });
         }
+    }
+
+    /// Whether the journal is asked for writes.
+    pub fn takes_writes(&self) -> bool {
+        self.failure.is_none() && self.waiting.is_none()
     }
 
     /// Takes the end of a sync of the ring's whose key has the slot `SIDE_SLOT`.
@@ -208,20 +216,17 @@ impl<B: StableBytes> LogDriver<B> {
         now: Millis,
     ) {
         // One of a log that was left behind is nothing to this one.
-        let Some((_, since)) = self.side.take_if(|(side, _)| *side == key) else { return };
-        self.totals.syncs += 1;
-        self.totals.sync_ms_max = self.totals.sync_ms_max.max(now.0.saturating_sub(since.0));
-        let Err(errno) = result else { return journal.handle_synced(Ok(())) };
-        let fault = WriteFault { step: WriteStep::Sync, errno };
-        match mem::replace(&mut self.state, State::Idle) {
-            State::Idle => {
-                let failure = self.failure_of(fault);
-                journal.handle_synced(Err(&failure));
-                self.state = State::Failed(failure);
+        let Some(side) = self.side.take_if(|side| side.key == key) else { return };
+        self.count_sync(side.since, now);
+        if self.failure.is_some() {
+            return;
+        }
+        match result {
+            Ok(()) => journal.handle_synced(Ok(())),
+            Err(errno) => {
+                let fault = WriteFault { step: WriteStep::Sync, errno };
+                journal.handle_synced(Err(self.fail(side.segment, fault)));
             }
-            State::Waiting(Write { buffer, .. }) => self.fail(journal, fault, buffer),
-            // What is under way ends first.
-            busy => (self.state, self.side_fault) = (busy, Some(fault)),
         }
     }
 
@@ -234,22 +239,28 @@ impl<B: StableBytes> LogDriver<B> {
         now: Millis,
     ) {
         self.count_delay(now);
-        assert_eq!(key, self.key(), "one operation is under way");
-        let State::Writing { buffer, sync } = mem::replace(&mut self.state, State::Idle) else {
-            unreachable!("a write was submitted");
-        };
-        let Some(buffer) = Arc::into_inner(buffer) else { unreachable!("the ring has let go of it") };
-        match result.and_then(|()| self.side_fault.take().map_or(Ok(()), Err)) {
-            Ok(()) => {
-                self.totals.writes += 1;
-                self.totals.bytes += buffer.bytes().len() as u64;
-                self.unsynced = !sync;
-                if sync {
-                    self.count_sync(now);
-                }
-                journal.handle_written(Ok(sync), buffer);
+        let write = self.under_way.iter_mut().find(|write| write.key == key).expect("it was submitted");
+        write.result = Some(result);
+        while let Some(result) = self.under_way.front().and_then(|write| write.result) {
+            let Some(UnderWay { segment, buffer, sync, since, .. }) = self.under_way.pop_front() else {
+                unreachable!()
+            };
+            if self.failure.is_some() {
+                continue;
             }
-            Err(fault) => self.fail(journal, fault, buffer),
+            let Some(buffer) = Arc::into_inner(buffer) else { unreachable!("the ring has let go of it") };
+            match result {
+                Ok(()) => {
+                    let bytes = buffer.bytes().len() as u64;
+                    self.totals.writes += u64::from(bytes > 0);
+                    self.totals.bytes += bytes;
+                    if sync {
+                        self.count_sync(since, now);
+                    }
+                    journal.handle_written(Ok(sync), buffer);
+                }
+                Err(fault) => journal.handle_written(Err(self.fail(segment, fault)), buffer),
+            }
         }
     }
 
@@ -257,61 +268,39 @@ impl<B: StableBytes> LogDriver<B> {
     pub fn handle_synced(
         &mut self,
         journal: &mut impl JournalIo<Buffer = B>,
-        ring: &mut Ring,
         key: Key,
         result: Result<(), Errno>,
         now: Millis,
     ) {
-        self.count_delay(now);
-        assert_eq!(key, self.key(), "one operation is under way");
-        let state = mem::replace(&mut self.state, State::Idle);
-        let fault = result.err().map(|errno| WriteFault { step: WriteStep::Sync, errno });
-        match (state, fault.or(self.side_fault.take())) {
-            (State::Closing(Write { buffer, .. }) | State::Syncing(buffer), Some(fault)) => {
-                self.fail(journal, fault, buffer);
-            }
-            (State::Closing(write), None) => {
-                self.unsynced = false;
-                self.count_sync(now);
-                self.begin(write, ring, now);
-            }
-            (State::Syncing(buffer), None) => {
-                self.unsynced = false;
-                self.count_sync(now);
-                journal.handle_written(Ok(true), buffer);
-            }
-            _ => unreachable!("a sync was submitted"),
-        }
+        let result = result.map_err(|errno| WriteFault { step: WriteStep::Sync, errno });
+        self.handle_written(journal, key, result, now);
     }
 
     /// Whether a sync is under way.
     pub fn is_flushing(&self) -> bool {
-        let is_main = matches!(self.state, State::Closing(_) | State::Syncing(_) | State::Writing { sync: true, .. });
-        is_main || self.side.is_some()
+        self.side.is_some() || self.under_way.iter().any(|write| write.sync)
     }
 
     /// The segment that is written to; None: the first is not begun.
     pub fn segment(&self) -> Option<u64> {
-        self.current.as_ref().map(|segment| segment.id.number)
+        self.segments.back().map(|segment| segment.id.number)
     }
 
-    /// Since when a write or sync is under way, or waits for its file.
+    /// Since when a write is under way, after a failure too, or waits for its file.
     pub fn busy_since(&self) -> Option<Millis> {
-        (!matches!(self.state, State::Idle | State::Failed(_))).then_some(self.since)
+        let waiting = self.waiting.as_ref().map(|(_, since)| *since);
+        self.under_way.front().map(|write| write.since).or(waiting)
     }
 
     /// Since when the disk owes an answer: of a write, or of a sync.
     pub fn owed_since(&self) -> Option<Millis> {
-        let side = self.side.map(|(_, since)| since).filter(|_| self.failure().is_none());
-        self.busy_since().into_iter().chain(side).min()
+        let side = self.side.map(|side| side.since);
+        self.busy_since().into_iter().chain(side).min().filter(|_| self.failure.is_none())
     }
 
     /// Why nothing is written any more.
     pub fn failure(&self) -> Option<&LogFailure> {
-        match &self.state {
-            State::Failed(failure) => Some(failure),
-            _ => None,
-        }
+        self.failure.as_ref()
     }
 
     /// How the next segment stands. `Full`: writes are to be refused while there is still room for what must be logged.
@@ -338,17 +327,15 @@ impl<B: StableBytes> LogDriver<B> {
 
     /// The first segment has another size than was asked for, and the ones after it follow it. Before anything is written.
     pub fn set_first_bytes(&mut self, bytes: u64) {
-        assert!(self.current.is_none(), "nothing is written yet");
+        assert!(self.segments.is_empty(), "nothing is written yet");
         self.sizes.first_bytes = bytes;
     }
 
     /// Gives up what waits for a file that cannot be made: the log ends here, as after a failure.
     pub fn give_up_waiting(&mut self, journal: &mut impl JournalIo<Buffer = B>) {
-        match mem::replace(&mut self.state, State::Idle) {
-            State::Waiting(Write { buffer, .. }) => {
-                self.fail(journal, WriteFault { step: WriteStep::Write, errno: Errno(libc::ENOSPC) }, buffer);
-            }
-            other => self.state = other,
+        if let Some((Write { segment, buffer, .. }, _)) = self.waiting.take() {
+            let fault = WriteFault { step: WriteStep::Write, errno: Errno(libc::ENOSPC) };
+            journal.handle_written(Err(self.fail(segment, fault)), buffer);
         }
     }
 
@@ -358,8 +345,8 @@ impl<B: StableBytes> LogDriver<B> {
         assert!((generation, first) > (self.generation, self.next), "no file is used twice");
         self.lane.cancel();
         (self.generation, self.first, self.next) = (generation, first, first);
-        (self.current, self.unsynced, self.state) = (None, false, State::Idle);
-        (self.side, self.side_fault) = (None, None);
+        self.segments.clear();
+        (self.side, self.failure) = (None, None);
         self.ask();
     }
 
@@ -370,65 +357,65 @@ impl<B: StableBytes> LogDriver<B> {
     }
 
     fn begin(&mut self, write: Write<B>, ring: &mut Ring, now: Millis) {
-        if !matches!(self.current, Some(Segment { id, .. }) if id.number == write.segment) {
+        if self.segment() != Some(write.segment) {
             assert_eq!(write.segment, self.next, "segments are written in order");
-            if let Some(segment) = self.current.as_ref().filter(|_| self.unsynced) {
-                let file = segment.file.clone();
-                self.state = State::Closing(write);
-                ring.sync(&file, self.next_key(now));
-                return;
-            }
             let Some(segment) = self.lane.take() else {
                 self.lane.hurry(Haste::Now);
                 self.totals.waits += 1;
-                self.since = now;
-                self.state = State::Waiting(write);
+                self.waiting = Some((write, now));
                 return;
             };
             assert_eq!((segment.id.generation, segment.id.number), (self.generation, self.next));
             self.totals.segments += 1;
-            self.current = Some(segment);
+            self.segments.push_back(segment);
             self.next += 1;
             self.ask();
+        }
+        if write.sync {
+            // All before it is durable.
+            self.forget_before(write.segment);
         }
         self.submit(write, ring, now);
     }
 
     fn submit(&mut self, write: Write<B>, ring: &mut Ring, now: Millis) {
-        let Write { offset, buffer, sync, .. } = write;
-        let key = self.next_key(now);
-        let segment = self.current.as_ref().expect("the segment was found");
+        let Write { segment: number, offset, buffer, sync } = write;
+        self.operations = self.operations.wrapping_add(1);
+        let key = Key::new(Self::SLOT, self.operations);
+        let segment = self.segments.back().expect("the segment was found");
         let len = buffer.bytes().len() as u64;
-        if len == 0 {
-            assert!(sync, "there is something to do");
-            ring.sync(&segment.file, key);
-            self.state = State::Syncing(buffer);
-            return;
-        }
         if offset + len > segment.bytes / 2 {
             self.lane.hurry(Haste::Soon);
         }
         let buffer = Arc::new(buffer);
-        match (sync, segment.direct) {
-            (false, _) => ring.write_at(&segment.file, buffer.clone(), offset, key),
+        match (len, sync, segment.direct) {
+            (0, _, _) => {
+                assert!(sync, "there is something to do");
+                ring.sync(&segment.file, key);
+            }
+            (_, false, _) => ring.write_at(&segment.file, buffer.clone(), offset, key),
             // Synchronous buffered writes would block this thread.
-            (true, false) => {
+            (_, true, false) => {
                 ring.write_at_then_sync(&segment.file, buffer.clone(), offset, SyncMethod::Linked, key);
             }
-            (true, true) => ring.write_at_then_sync(&segment.file, buffer.clone(), offset, self.method, key),
+            (_, true, true) => ring.write_at_then_sync(&segment.file, buffer.clone(), offset, self.method, key),
         }
-        self.state = State::Writing { buffer, sync };
+        self.under_way.push_back(UnderWay { key, segment: number, buffer, sync, since: now, result: None });
     }
 
-    fn fail(&mut self, journal: &mut impl JournalIo<Buffer = B>, fault: WriteFault, buffer: B) {
-        let failure = self.failure_of(fault);
-        journal.handle_written(Err(&failure), buffer);
-        self.state = State::Failed(failure);
+    /// Lets go of segments that nothing has to be synced in any more.
+    fn forget_before(&mut self, segment: u64) {
+        while self.segments.front().is_some_and(|first| first.id.number < segment) {
+            self.segments.pop_front();
+        }
     }
 
-    fn failure_of(&self, fault: WriteFault) -> LogFailure {
-        let path = self.current.as_ref().map_or(PathBuf::new(), |segment| segment.path.clone());
-        LogFailure { path, fault }
+    /// Nothing is written any more. What is under way is waited for, and nobody is told what becomes of it.
+    fn fail(&mut self, segment: u64, fault: WriteFault) -> &LogFailure {
+        let file = self.segments.iter().rev().find(|file| file.id.number <= segment);
+        let path = file.map_or(PathBuf::new(), |file| file.path.clone());
+        self.waiting = None;
+        self.failure.insert(LogFailure { path, fault })
     }
 
     /// Asks for the next segment.
@@ -447,20 +434,9 @@ impl<B: StableBytes> LogDriver<B> {
         self.is_delayed = is_slow;
     }
 
-    fn count_sync(&mut self, now: Millis) {
+    fn count_sync(&mut self, since: Millis, now: Millis) {
         self.totals.syncs += 1;
-        self.totals.sync_ms_max = self.totals.sync_ms_max.max(now.0.saturating_sub(self.since.0));
-    }
-
-    /// The key of the operation that is under way.
-    fn key(&self) -> Key {
-        Key::new(Self::SLOT, self.operations)
-    }
-
-    fn next_key(&mut self, now: Millis) -> Key {
-        self.since = now;
-        self.operations = self.operations.wrapping_add(1);
-        self.key()
+        self.totals.sync_ms_max = self.totals.sync_ms_max.max(now.0.saturating_sub(since.0));
     }
 }
 

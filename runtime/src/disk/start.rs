@@ -303,6 +303,11 @@ impl Opened {
             torn.offset,
             copy.display()
         );
+        for number in torn.segment + 1..=torn.last_segment {
+            if let Some(aside) = self.directory.set_aside(SegmentId { number, ..id })? {
+                warn!("what was behind it is {} now", aside.display());
+            }
+        }
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use crate::limits::{LOG_FLUSH_SLOW, LOG_FLUSH_STUCK, SHUTDOWN_MAX};
 use crate::ring::{Errno, Key, WriteFault};
 
 impl Worker {
-    /// Gives what was logged to the disk, if that has nothing of this log under way. An error ends the process.
+    /// Gives what was logged to the disk. An error ends the process.
     #[inline]
     pub(super) fn serve_log(&mut self) -> Result<(), WorkerError> {
         let Parts { shard, ring, log, .. } = &mut self.parts;
@@ -115,13 +115,13 @@ impl Worker {
 
     /// A sync of the log has ended.
     pub(super) fn log_synced(&mut self, key: Key, result: Result<(), Errno>) {
-        let Parts { shard, ring, log, .. } = &mut self.parts;
+        let Parts { shard, log, .. } = &mut self.parts;
         let driver = log.as_mut().expect("only the log syncs files");
         let policy = shard.config().fsync;
         if key.slot == LogDriver::<Buffer>::SIDE_SLOT {
             return driver.handle_side_synced(&mut Policed { journal: shard.journal(), policy }, key, result, self.now);
         }
-        driver.handle_synced(&mut Policed { journal: shard.journal(), policy }, ring, key, result, self.now);
+        driver.handle_synced(&mut Policed { journal: shard.journal(), policy }, key, result, self.now);
     }
 
     /// When the log has something to do although nothing happens: to write, or to say that the disk is slow.
@@ -129,7 +129,7 @@ impl Worker {
         let Parts { shard, log, .. } = &mut self.parts;
         let driver = log.as_ref().filter(|driver| driver.failure().is_none())?;
         let policy = shard.config().fsync;
-        let own = driver.busy_since().is_none().then(|| shard.journal().next_deadline(self.now, policy)).flatten();
+        let own = driver.takes_writes().then(|| shard.journal().next_deadline(self.now, policy)).flatten();
         let slow = driver.owed_since().and_then(|since| {
             let at = [LOG_FLUSH_SLOW, LOG_FLUSH_STUCK].map(|after| Millis(since.0 + after.as_millis() as u64));
             at.into_iter().find(|&at| at > self.now)

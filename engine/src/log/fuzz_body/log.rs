@@ -1,76 +1,193 @@
 //! Target `log`: a log is written, crashes, and is damaged. What comes out is a beginning of what went in, with all that was
 //! durable, or damage that durable bytes have.
 
+use std::collections::VecDeque;
+
 use crate::fuzz::Input;
+use crate::id::Millis;
 use crate::log::format::{BatchHeader, PAGE_BYTES};
 use crate::log::record::Reader;
-use crate::log::{Damage, Effects, End, Expected, FsyncPolicy, Journal, Layout, Lsn, Record, Replay, Segment, Tail};
+use crate::log::{
+    Damage, Effects, End, Expected, FsyncPolicy, Journal, Layout, Lsn, Record, Replay, Segment, Tail, Write,
+};
 use crate::store::KeyspaceId;
 
-use super::{DATABASE, NOW, encoded, put, start, write_all};
+use super::{DATABASE, FIRST_SEGMENT_BYTES, SEGMENT_BYTES, encoded, start, write_all};
 
 const SEGMENTS_MAX: u64 = 4;
 const SECTOR_BYTES: usize = 512;
 /// The generation that is read; the one before it has left its files.
 const GENERATION: u64 = 2;
 
-/// A log, and what went into it.
+/// A file: what is on the disk, and what was written since the last sync.
+struct File {
+    durable: Vec<u8>,
+    unsynced: Vec<(usize, Vec<u8>)>,
+}
+
+impl File {
+    /// What is there if of what is not synced those sectors arrive which `keep` is true for.
+    fn content(&self, mut keep: impl FnMut() -> bool) -> Vec<u8> {
+        let mut bytes = self.durable.clone();
+        for (offset, written) in &self.unsynced {
+            for (at, sector) in (*offset..).step_by(SECTOR_BYTES).zip(written.chunks(SECTOR_BYTES)) {
+                if keep() {
+                    bytes[at..][..sector.len()].copy_from_slice(sector);
+                }
+            }
+        }
+        bytes
+    }
+
+    /// A sync that was begun when so many writes were through has ended.
+    fn sync_first(&mut self, writes: usize) {
+        for (offset, bytes) in self.unsynced.drain(..writes.min(self.unsynced.len())) {
+            self.durable[offset..][..bytes.len()].copy_from_slice(&bytes);
+        }
+    }
+}
+
+/// A log, its files, and what went into it.
 struct World {
     journal: Journal,
-    files: Vec<Vec<u8>>,
+    now: Millis,
+    policy: FsyncPolicy,
+    /// What files hold before they are written.
+    old: Vec<Vec<u8>>,
+    files: Vec<File>,
+    in_flight: VecDeque<Write>,
+    /// The segment that is being synced beside writes, and how many of its writes that makes durable.
+    side_sync: Option<(u64, usize)>,
     /// Each change with its LSN, as one record however long.
     changes: Vec<(Lsn, Vec<u8>)>,
 }
 
+/// The first byte chooses how it ends, the second is the number of steps, which follow; then which sectors arrive, or what is
+/// overwritten.
 pub fn log(data: &[u8]) {
     let mut input = Input(data);
-    let (flags, changes) = (input.byte(), input.byte());
+    let (flags, steps) = (input.byte(), input.byte());
     let (is_over_old_files, is_sealed, is_crashed) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
     let mut world = World::new(if is_over_old_files { old_files() } else { Vec::new() });
-    for _ in 0..changes {
-        world.change(&mut input);
+    for _ in 0..steps {
+        world.step(&mut input);
     }
-    if is_sealed && !is_crashed {
+    if is_crashed {
+        let files = world.content(|| input.byte() & 1 != 0);
+        let durable = world.changes_to(world.journal.durable_lsn());
+        let (count, result) = world.read(&files);
+        let end = result.unwrap_or_else(|damage| panic!("nothing that was durable is lost: {damage}"));
+        assert!(count >= durable, "{count} of {durable}");
+        assert!(end.last_lsn >= world.journal.durable_lsn());
+        return;
+    }
+    if is_sealed {
         world.journal.seal();
     }
-    // What is under way at the crash, of which any sectors arrive.
-    let mut last_write = None;
-    if is_crashed {
-        last_write = world.journal.poll_write(NOW, FsyncPolicy::Always);
-        if let Some(write) = &last_write {
-            for (at, sector) in write.buffer.as_slice().chunks(SECTOR_BYTES).enumerate() {
-                if at % 8 == 0 || input.byte() & 1 != 0 {
-                    put(&mut world.files, write.segment, write.offset + (at * SECTOR_BYTES) as u64, sector);
-                }
-            }
-        }
-    } else {
-        write_all(&mut world.journal, &mut world.files);
-    }
-    let durable = world.changes_to(world.journal.durable_lsn());
-    let (count, result) = world.read(&world.files);
-    let end = result.unwrap_or_else(|damage| panic!("nothing that was durable is lost: {damage}"));
-    assert!(count >= durable, "{count} of {durable}");
-    assert!(is_crashed || (count == world.changes.len() && end.tail == Tail::Sound && end.is_sealed == is_sealed));
-    if !is_crashed {
-        world.damage(&mut input, is_sealed);
-    }
-    drop(last_write);
+    world.policy = FsyncPolicy::Always;
+    world.settle();
+    assert_eq!(world.journal.durable_lsn(), world.journal.last_lsn());
+    let files = world.content(|| unreachable!("all is synced"));
+    let (count, result) = world.read(&files);
+    let end = result.unwrap_or_else(|damage| panic!("nothing is lost: {damage}"));
+    assert_eq!((count, end.tail, end.is_sealed), (world.changes.len(), Tail::Sound, is_sealed));
+    world.damage(&files, &mut input, is_sealed);
 }
 
 impl World {
-    fn new(files: Vec<Vec<u8>>) -> World {
+    fn new(old: Vec<Vec<u8>>) -> World {
         let mut journal = Journal::off();
         journal.begin(start(GENERATION));
-        World { journal, files, changes: Vec::new() }
+        World {
+            journal,
+            now: Millis(1_000_000),
+            policy: FsyncPolicy::Always,
+            old,
+            files: Vec::new(),
+            in_flight: VecDeque::new(),
+            side_sync: None,
+            changes: Vec::new(),
+        }
     }
 
-    fn change(&mut self, input: &mut Input<'_>) {
-        let (kind, keyspace) = (input.byte(), KeyspaceId(u32::from(input.byte())));
-        if kind >= 0xe0 || self.journal.segment() > Some(SEGMENTS_MAX) {
-            write_all(&mut self.journal, &mut self.files);
-            return;
+    /// A change, or something that the disk or the clock does.
+    fn step(&mut self, input: &mut Input<'_>) {
+        match input.byte() {
+            0xff => self.settle(),
+            0xe0..=0xe3 => drop(self.begin_write()),
+            0xe4..=0xe7 => drop(self.end_write()),
+            0xe8..=0xeb => drop(self.begin_sync()),
+            0xec..=0xef => drop(self.end_sync()),
+            0xf0..=0xf3 => self.now.0 += u64::from(input.byte()) * 10,
+            choice @ 0xf4..=0xfe => {
+                self.policy =
+                    [FsyncPolicy::Always, FsyncPolicy::EverySec, FsyncPolicy::No][usize::from(choice - 0xf4) % 3];
+            }
+            kind if self.journal.segment() <= Some(SEGMENTS_MAX) => self.change(kind, input),
+            _ => {}
         }
+    }
+
+    /// Does what is to be done at this time, until there is nothing.
+    fn settle(&mut self) {
+        while self.end_sync() || self.begin_sync() || self.begin_write() || self.end_write() {}
+    }
+
+    fn begin_write(&mut self) -> bool {
+        let Some(write) = self.journal.poll_write(self.now, self.policy) else { return false };
+        let bytes = write.buffer.as_slice();
+        while self.files.len() < write.segment as usize {
+            let file_bytes = if self.files.is_empty() { FIRST_SEGMENT_BYTES } else { SEGMENT_BYTES };
+            let mut durable = self.old.pop().unwrap_or_default();
+            durable.resize(file_bytes, 0);
+            self.files.push(File { durable, unsynced: Vec::new() });
+        }
+        if !bytes.is_empty() {
+            let file = &mut self.files[write.segment as usize - 1];
+            assert!(write.offset as usize + bytes.len() <= file.durable.len());
+            file.unsynced.push((write.offset as usize, bytes.to_vec()));
+        }
+        self.in_flight.push_back(write);
+        true
+    }
+
+    /// Writes to a segment that are through and not synced.
+    fn ended_writes(&self, segment: u64) -> usize {
+        let begun = self.in_flight.iter().filter(|write| write.segment == segment && !write.buffer.is_empty()).count();
+        self.files[segment as usize - 1].unsynced.len() - begun
+    }
+
+    fn end_write(&mut self) -> bool {
+        let Some(write) = self.in_flight.pop_front() else { return false };
+        if write.sync {
+            let ended = self.ended_writes(write.segment);
+            self.files[write.segment as usize - 1].sync_first(ended);
+        }
+        self.journal.handle_written(Ok(write.sync), write.buffer);
+        true
+    }
+
+    fn begin_sync(&mut self) -> bool {
+        let Some(segment) = self.journal.poll_sync(self.now, self.policy) else { return false };
+        assert!(self.side_sync.is_none(), "one at a time");
+        self.side_sync = Some((segment, self.ended_writes(segment)));
+        true
+    }
+
+    fn end_sync(&mut self) -> bool {
+        let Some((segment, writes)) = self.side_sync.take() else { return false };
+        self.files[segment as usize - 1].sync_first(writes);
+        self.journal.handle_synced(Ok(()));
+        true
+    }
+
+    /// The files, and of what is not synced those sectors which `keep` is true for.
+    fn content(&self, mut keep: impl FnMut() -> bool) -> Vec<Vec<u8>> {
+        self.files.iter().map(|file| file.content(&mut keep)).collect()
+    }
+
+    fn change(&mut self, kind: u8, input: &mut Input<'_>) {
+        let keyspace = KeyspaceId(u32::from(input.byte()));
         let key = input.prefixed();
         match kind % 8 {
             0 => self.log(Record::Remove { keyspace, key }),
@@ -136,9 +253,8 @@ impl World {
     }
 
     /// Overwrites bytes, but for checksums, so that what is damaged cannot be right by accident.
-    fn damage(&self, input: &mut Input<'_>, is_sealed: bool) {
-        let batches = self.batches();
-        let mut files = self.files.clone();
+    fn damage(&self, sound: &[Vec<u8>], input: &mut Input<'_>, is_sealed: bool) {
+        let mut files = sound.to_vec();
         while !input.is_empty() {
             let (place, at) = (input.byte() as usize % files.len(), input.u16() as usize);
             let bytes = input.bytes(1 + at % 5);
@@ -151,10 +267,11 @@ impl World {
         }
         // What is known to be durable by batches that are not hit.
         let is_whole = |&&(place, at, len, _): &&(usize, usize, usize, Lsn)| {
-            files[place][at..][..len] == self.files[place][at..][..len]
+            files[place][at..][..len] == sound[place][at..][..len]
         };
+        let batches = batches(sound);
         let durable = batches.iter().filter(is_whole).map(|batch| batch.3).max().unwrap_or_default();
-        let bytes_hit: usize = files.iter().zip(&self.files).map(|(one, other)| differing(one, other)).sum();
+        let bytes_hit: usize = files.iter().zip(sound).map(|(one, other)| differing(one, other)).sum();
         let (count, result) = self.read(&files);
         match result {
             Ok(end) => {
@@ -170,21 +287,21 @@ impl World {
             }
         }
     }
+}
 
-    /// Each batch of this log: its file's place, offset, length, and what it says was durable.
-    fn batches(&self) -> Vec<(usize, usize, usize, Lsn)> {
-        let mut batches = Vec::new();
-        for (place, file) in self.files.iter().enumerate() {
-            for at in (0..file.len()).step_by(PAGE_BYTES) {
-                if let Some(header) = BatchHeader::parse(&file[at..])
-                    && (header.owner.generation, header.owner.segment) == (GENERATION, place as u64 + 1)
-                {
-                    batches.push((place, at, header.batch_bytes(), Lsn(header.durable_lsn)));
-                }
+/// Each batch of this log: its file's place, offset, length, and what it says was durable.
+fn batches(files: &[Vec<u8>]) -> Vec<(usize, usize, usize, Lsn)> {
+    let mut batches = Vec::new();
+    for (place, file) in files.iter().enumerate() {
+        for at in (0..file.len()).step_by(PAGE_BYTES) {
+            if let Some(header) = BatchHeader::parse(&file[at..])
+                && (header.owner.generation, header.owner.segment) == (GENERATION, place as u64 + 1)
+            {
+                batches.push((place, at, header.batch_bytes(), Lsn(header.durable_lsn)));
             }
         }
-        batches
     }
+    batches
 }
 
 fn differing(one: &[u8], other: &[u8]) -> usize {

@@ -61,18 +61,15 @@ fn start(generation: u64) -> LogStart {
 /// Files of a log that takes all writes and syncs at once.
 fn write_all(journal: &mut Journal, files: &mut Vec<Vec<u8>>) {
     while let Some(write) = journal.poll_write(NOW, FsyncPolicy::Always) {
-        put(files, write.segment, write.offset, write.buffer.as_slice());
+        // Segments are numbered from 1.
+        let index = write.segment as usize - 1;
+        while files.len() <= index {
+            files.push(vec![0; if files.is_empty() { FIRST_SEGMENT_BYTES } else { SEGMENT_BYTES }]);
+        }
+        let bytes = write.buffer.as_slice();
+        files[index][write.offset as usize..][..bytes.len()].copy_from_slice(bytes);
         journal.handle_written(Ok(write.sync), write.buffer);
     }
-}
-
-/// A segment's file takes a write. Segments are numbered from 1; a file that is not there is made, of zeros.
-fn put(files: &mut Vec<Vec<u8>>, segment: u64, offset: u64, bytes: &[u8]) {
-    let index = segment as usize - 1;
-    while files.len() <= index {
-        files.push(vec![0; if files.is_empty() { FIRST_SEGMENT_BYTES } else { SEGMENT_BYTES }]);
-    }
-    files[index][offset as usize..][..bytes.len()].copy_from_slice(bytes);
 }
 
 /// A record as its bytes, to be compared and kept.

@@ -106,6 +106,7 @@ pub(super) fn replay(files: &[Vec<u8>], base: u64, is_interrupted: bool) -> Vec<
         let file = &files[tail.segment as usize - 1];
         assert!(tail.bytes > 0 && tail.offset + tail.bytes <= file.len() as u64);
         assert!(tail.offset.is_multiple_of(PAGE_BYTES as u64));
+        assert!((tail.segment..=files.len() as u64).contains(&tail.last_segment));
     }
     all
 }

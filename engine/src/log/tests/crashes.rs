@@ -10,15 +10,10 @@ const SAMPLES: u64 = 2000;
 
 /// Crashes in every way there is. What is read must be a beginning with all that is durable, and no refusal.
 fn crash_everyhow(world: &World) {
-    let unsynced: Vec<&(u64, u64)> =
-        world.files.iter().filter(|(_, file)| !file.unsynced.is_empty()).map(|(name, _)| name).collect();
-    let [name] = unsynced[..] else { panic!("the window lies in one segment") };
-    let file = &world.files[name];
-    let sectors: usize = file.unsynced.iter().map(|(_, bytes)| bytes.len() / SECTOR_BYTES).sum();
+    let unsynced = world.files.values().flat_map(|file| &file.unsynced);
+    let sectors: usize = unsynced.map(|(_, bytes)| bytes.len() / SECTOR_BYTES).sum();
     let durable = world.changes.partition_point(|(lsn, _)| *lsn <= world.journal.durable_lsn());
     let mut contents = world.contents();
-    let place = contents.iter().position(|(generation, segment, _)| (*generation, *segment) == *name);
-    let place = place.expect("it is there");
     let is_exhaustive = sectors as u32 <= SECTORS_MAX;
     let mut random = Random(sectors as u64);
     let mut most = 0;
@@ -26,11 +21,13 @@ fn crash_everyhow(world: &World) {
         // Samples lose from almost none to almost all.
         let one_in = random.next() % 20 + 1;
         let mut bits = subset;
-        contents[place].2 = file.crashed(|| {
-            let is_kept = bits & 1 == 1;
-            bits >>= 1;
-            if is_exhaustive { is_kept } else { !random.next().is_multiple_of(one_in) }
-        });
+        for ((.., content), file) in contents.iter_mut().zip(world.files.values()) {
+            *content = file.crashed(|| {
+                let is_kept = bits & 1 == 1;
+                bits >>= 1;
+                if is_exhaustive { is_kept } else { !random.next().is_multiple_of(one_in) }
+            });
+        }
         let (count, result) = world.read(&contents);
         let end = result.unwrap_or_else(|damage| panic!("{sectors} sectors, {subset:b}: {damage}"));
         assert!(count >= durable, "{sectors} sectors, {subset:b}: {count} of {durable}");
@@ -113,6 +110,45 @@ fn the_header_of_a_later_segment_with_its_first_batch() {
 }
 
 #[test]
+fn several_writes_in_flight() {
+    let mut world = begun();
+    world.settle(Always);
+    for key in ["a", "b"] {
+        world.set(key, &[b'a'; 3000]);
+        assert!(!world.begin_write(EverySec));
+        world.now.0 += 25;
+        assert!(world.begin_write(EverySec));
+    }
+    assert_eq!(world.in_flight.len(), 2);
+    crash_everyhow(&world);
+}
+
+/// Three segments are written to, and nothing of them is synced but the first header.
+#[test]
+fn several_segments() {
+    for ended in [0, 2, 9] {
+        let mut world = begun();
+        world.settle(EverySec);
+        for key in ["a", "b", "c", "d", "e", "f", "g"] {
+            world.set(key, &[b'a'; 3000]);
+            world.now.0 += 25;
+            while world.begin_write(EverySec) {}
+            world.now.0 += 25;
+            while world.begin_write(EverySec) {}
+        }
+        (0..ended).for_each(|_| assert!(world.end_write() || ended == 9));
+        assert_eq!((world.files.len(), world.journal.durable_lsn()), (3, Lsn(0)));
+        crash_everyhow(&world);
+        // The second segment is whole, and the first is synced.
+        while world.end_write() {}
+        let sync = world.begin_sync(EverySec).expect("a segment is complete");
+        world.end_sync(sync);
+        assert_eq!((sync.0, world.journal.durable_lsn()), (1, Lsn(2)));
+        crash_everyhow(&world);
+    }
+}
+
+#[test]
 fn a_cut_value_and_what_is_behind_it() {
     let mut world = begun();
     world.start = LogStart { first_segment_bytes: 64 * 4096, segment_bytes: 64 * 4096, ..world.start };
@@ -124,7 +160,7 @@ fn a_cut_value_and_what_is_behind_it() {
         write_unsynced(&mut world);
         if world.files.len() < 2 {
             let file = world.files.values_mut().next_back().expect("a file");
-            file.sync();
+            file.sync_first(file.writes());
             // As if it had been given back.
             world.journal.handle_written(Ok(true), crate::log::Buffer::default());
         }
@@ -190,21 +226,29 @@ fn live(mut random: Random) {
             if let Some(sync) = beside.take_if(|_| below(random, 3) == 0) {
                 world.end_sync(sync);
             }
-            if beside.is_none() && below(random, 2) == 0 {
-                beside = world.begin_sync(policy);
-            }
             let deadline = world.journal.next_deadline(world.now, policy);
-            let has_written = world.write(policy);
+            let sync = world.begin_sync(policy);
+            let has_written = world.begin_write(policy) || sync.is_some();
             assert_eq!(has_written, deadline.is_some_and(|at| at <= world.now), "{deadline:?} at {:?}", world.now);
+            beside = beside.or(sync);
+            if let Some(sync) = beside.take_if(|_| below(random, 3) == 0) {
+                world.end_sync(sync);
+            }
+            let ends = [0, 1, 20][below(random, 3) as usize];
+            (0..ends).for_each(|_| _ = world.end_write());
             if below(random, 30) == 0 {
                 snapshot(random, &mut world, &mut base);
             }
         }
         if below(random, 4) == 0 {
+            if let Some(sync) = beside {
+                world.end_sync(sync);
+            }
+            while world.end_write() {}
             world.seal();
-        } else if let Some(write) = world.journal.poll_write(world.now, policy) {
-            // The process ends while this one is under way.
-            world.put(&write);
+        } else {
+            // The process ends while these are under way.
+            while world.begin_write(policy) {}
         }
         restart(random, &mut world, base);
     }
@@ -233,10 +277,11 @@ fn snapshot(random: &mut Random, world: &mut World, base: &mut Lsn) {
 fn restart(random: &mut Random, world: &mut World, base: Lsn) {
     let is_sealed = world.journal.is_sealed();
     let durable = world.journal.durable_lsn();
+    world.in_flight.clear();
     let one_in = below(random, 20) + 1;
     for file in world.files.values_mut() {
         let bytes = file.crashed(|| below(random, one_in) != 0);
-        *file = File { durable: bytes, unsynced: Vec::new() };
+        *file = File { durable: bytes, ..File::default() };
     }
     let mut contents = world.contents();
     // The file that would have been next, as it was used before.
@@ -257,6 +302,17 @@ fn restart(random: &mut Random, world: &mut World, base: Lsn) {
             let file = world.files.get_mut(&(tail.generation, tail.segment)).expect("it is there");
             file.durable[tail.offset as usize..][..tail.bytes as usize].fill(0);
         }
+        // Whichever of them a repair has come to: the tail is the same.
+        let later = |number: u64| (tail.generation, number);
+        for number in tail.segment + 1..=tail.last_segment {
+            if let Some(file) = world.files.get_mut(&later(number)).filter(|_| below(random, 2) == 0) {
+                file.durable.fill(0);
+            }
+        }
+        let (again, result) = read(Expected { base, ..world.expected() }, &world.contents(), &world.changes);
+        assert!(again == count && result.is_ok_and(|again| again.last_lsn == end.last_lsn));
+        // Before another generation is begun none of them is left.
+        (tail.segment + 1..=tail.last_segment).for_each(|number| _ = world.files.remove(&later(number)));
     }
     if below(random, 2) == 0 {
         let (again, result) = read(Expected { base, ..world.expected() }, &world.contents(), &world.changes);

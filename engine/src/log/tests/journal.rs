@@ -32,9 +32,88 @@ fn the_first_header_is_written_alone_and_synced() {
         let mut world = World::new(start(1, 1));
         world.set("k", b"v");
         let write = world.journal.poll_write(world.now, policy).expect("the header");
-        assert_eq!((write.segment, write.offset, write.buffer.len(), write.sync), (1, 0, 4096, true));
+        assert_eq!((write.segment, write.offset, write.buffer.len(), write.sync), (1, 0, 4096, policy == Always));
         assert_eq!(write.last_lsn, Lsn(0));
+        world.put(&write);
+        world.journal.handle_written(Ok(write.sync), write.buffer);
+        // At once, and once.
+        assert_eq!(world.begin_sync(policy), (policy != Always).then_some((1, 1)));
+        assert_eq!(world.begin_sync(policy), None);
     }
+}
+
+#[test]
+fn a_disk_that_does_not_answer_has_what_is_older_than_25_ms() {
+    for policy in [EverySec, No] {
+        let mut world = large();
+        world.settle(Always);
+        world.set("a", b"1");
+        assert_eq!(world.journal.next_deadline(world.now, policy), Some(Millis(world.now.0 + 10)));
+        assert!(!world.begin_write(policy));
+        world.now.0 += 10;
+        assert!(world.begin_write(policy));
+        for writes in 2..=16 {
+            world.set("a", b"1");
+            assert!(!world.begin_write(policy));
+            assert_eq!(world.journal.next_deadline(world.now, policy), Some(Millis(world.now.0 + 25)));
+            world.now.0 += 25;
+            assert!(world.begin_write(policy));
+            assert_eq!(world.in_flight.len(), writes);
+        }
+        world.set("a", b"1");
+        assert!(!world.begin_write(policy));
+        world.now.0 += 1000;
+        assert!(!world.begin_write(policy) && world.journal.next_deadline(world.now, policy).is_none());
+        // What ends makes room, in the order in which it was begun.
+        assert_eq!(world.journal.written_lsn(), Lsn(0));
+        assert!(world.end_write());
+        assert_eq!(world.journal.written_lsn(), Lsn(1));
+        assert!(world.begin_write(policy));
+        // Under `always`, and at the end, what is under way is waited for.
+        world.set("a", b"1");
+        assert!(!world.begin_write(Always) && world.journal.next_deadline(world.now, Always).is_none());
+        while world.end_write() {
+            let is_alone = world.in_flight.is_empty();
+            assert_eq!(world.begin_write(Always), is_alone);
+            if world.in_flight.front().is_some_and(|write| write.sync) {
+                break;
+            }
+        }
+        assert!(world.end_write());
+        assert_eq!(world.journal.durable_lsn(), Lsn(18));
+    }
+}
+
+#[test]
+fn segments_are_begun_while_those_before_are_synced_one_after_the_other() {
+    let mut world = World::new(start(1, 1));
+    world.settle(EverySec);
+    let mut segments = 0;
+    for _ in 0..40 {
+        world.set("a", &[b'a'; 3000]);
+        world.now.0 += 10;
+        while world.begin_write(EverySec) {}
+        while world.end_write() {}
+        segments = segments.max(world.files.len());
+    }
+    // The ninth waits for the first.
+    assert_eq!((segments, world.journal.durable_lsn()), (8, Lsn(0)));
+    assert_eq!(world.journal.next_deadline(world.now, EverySec), Some(world.now));
+    for segment in 1..8 {
+        let sync = world.begin_sync(EverySec).expect("a complete segment");
+        assert!(sync.0 == segment && world.begin_sync(EverySec).is_none());
+        assert_eq!(world.journal.next_deadline(world.now, Always), None);
+        world.end_sync(sync);
+        assert_eq!(world.journal.durable_lsn(), Lsn(2 + 4 * (segment - 1)));
+        // Nothing is synced with a write before they all are.
+        assert_eq!(world.journal.next_deadline(world.now, Always), Some(world.now));
+        assert_eq!(world.begin_write(Always), segment == 7);
+    }
+    assert!(world.end_write());
+    world.settle(Always);
+    assert_eq!(world.journal.durable_lsn(), world.journal.last_lsn());
+    let (count, result) = world.read(&world.contents());
+    assert!(count == 40 && is_sound(&result));
 }
 
 #[test]
@@ -99,9 +178,10 @@ fn a_sync_beside_writes_that_fails_ends_the_log() {
     let write = world.journal.poll_write(world.now, EverySec);
     world.now.0 += 10;
     let write = write.or_else(|| world.journal.poll_write(world.now, EverySec)).expect("a write");
+    assert!(!write.sync);
+    // What becomes of the write is of no interest any more.
     world.journal.handle_synced(Err(WriteError { step: WriteStep::Sync, errno: 5 }));
     assert!(world.journal.is_poisoned() && !world.journal.is_on());
-    world.journal.handle_written(Ok(false), write.buffer);
     assert_eq!(world.journal.durable_lsn(), Lsn(0));
     assert!(!world.write(EverySec) && world.journal.next_deadline(world.now, EverySec).is_none());
 }
@@ -124,7 +204,11 @@ fn no_writes_like_everysec_and_syncs_segments_only() {
     world.set("b", &[b'b'; 3000]);
     world.set("c", &[b'c'; 3000]);
     assert!(world.write(No));
-    assert_eq!((world.journal.durable_lsn(), world.journal.segment()), (Lsn(2), Some(2)));
+    world.now.0 += 10;
+    assert!(world.write(No));
+    assert_eq!((world.journal.durable_lsn(), world.journal.segment()), (Lsn(1), Some(2)));
+    assert!(world.write(No) && !world.write(No));
+    assert_eq!((world.journal.durable_lsn(), world.journal.written_lsn()), (Lsn(2), Lsn(3)));
 }
 
 #[test]

@@ -489,6 +489,27 @@ fn torn_tail_is_copied_then_zeroed_whenever_a_crash_comes() {
 }
 
 #[test]
+fn segments_behind_a_torn_one_are_set_aside_whenever_a_crash_comes() {
+    let base = lived_in(1);
+    let id = SegmentId { shard: 0, generation: 1, number: 3 };
+    let (path, aside) = ("/data/wal-1-0-000003.log", "/data/wal-1-0-000003.log.torn-1");
+    let whole = base.get(path).unwrap();
+    for at in 1..10 {
+        let sim = base.killed();
+        let mut directory = open(&sim).unwrap();
+        sim.plan(Plan::Crash { at });
+        let result = directory.set_aside(id);
+        let left = sim.crashed(at);
+        let (here, there) = (left.get(path), left.get(aside));
+        assert!(here.is_some() != there.is_some() && here.or(there.clone()) == Some(whole.clone()), "nothing is lost");
+        if let Ok(given) = result {
+            assert!(there.is_some() && given.as_deref() == Some(Path::new(aside)));
+            assert!(directory.set_aside(id).unwrap().is_none() && !directory.segments_of(0).any(|other| other == id));
+        }
+    }
+}
+
+#[test]
 fn real_directory_lives_and_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let path = std::env::temp_dir().join(format!("torc-directory-{}", std::process::id()));
