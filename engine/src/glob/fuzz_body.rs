@@ -6,7 +6,7 @@ use super::{folded, has_wildcard, matches, matches_counted, stars};
 use crate::fuzz::Input;
 
 /// Most steps that the model takes; beyond, only the work is looked at.
-const MODEL_PRODUCT_MAX: usize = 1 << 16;
+const MODEL_PRODUCT_MAX: usize = 1 << 12;
 
 /// The same answer as Redis's function, in no more steps than the product of the lengths.
 pub fn glob(data: &[u8]) {

@@ -1,5 +1,7 @@
 //! The documents are held against the tree: every path that they name exists, the top level is the agreed one, and every
-//! folder of sources has a README.
+//! folder of sources has a README. `unsafe_code.rs` does the same for unsafe code and its inventory.
+
+mod unsafe_code;
 
 use std::fs;
 use std::path::{Path, PathBuf};
