@@ -2,6 +2,7 @@
 //! durable, or damage that durable bytes have.
 
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 
 use crate::fuzz::Input;
 use crate::id::Millis;
@@ -310,11 +311,14 @@ fn differing(one: &[u8], other: &[u8]) -> usize {
 
 /// What another log has left in the files.
 fn old_files() -> Vec<Vec<u8>> {
-    let (mut journal, mut files) = (Journal::off(), Vec::new());
-    journal.begin(start(GENERATION - 1));
-    while journal.segment() <= Some(3) {
-        journal.set(KeyspaceId(0), b"stale", &[b's'; 3000], 0, None);
-        write_all(&mut journal, &mut files);
-    }
-    files
+    static FILES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+        let (mut journal, mut files) = (Journal::off(), Vec::new());
+        journal.begin(start(GENERATION - 1));
+        while journal.segment() <= Some(3) {
+            journal.set(KeyspaceId(0), b"stale", &[b's'; 3000], 0, None);
+            write_all(&mut journal, &mut files);
+        }
+        files
+    });
+    FILES.clone()
 }
