@@ -16,6 +16,7 @@ pub mod limits;
 pub mod log;
 pub mod machine;
 pub mod message;
+pub mod planted;
 mod random;
 pub mod route;
 pub mod session;

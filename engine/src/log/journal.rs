@@ -34,6 +34,7 @@ use crate::limits::{
     LOG_BATCH_BYTES_MAX, LOG_BUFFERS_KEPT_MAX, LOG_SEGMENTS_UNSYNCED_MAX, LOG_SYNC_AFTER_MS, LOG_WRITE_AFTER_MS,
     LOG_WRITE_BESIDE_AFTER_MS, LOG_WRITE_BYTES_MAX, LOG_WRITES_IN_FLIGHT_MAX,
 };
+use crate::planted::{Bug, is_planted};
 use crate::store::KeyspaceId;
 
 /// Room of a buffer: one write, and the header of a segment before it.
@@ -476,7 +477,14 @@ impl Journal {
         // A clock that was set back must not make anything wait longer.
         self.sync_began = self.sync_began.min(now);
         let at = self.sync_due(now, policy)?;
-        let Unsynced { segment, written_lsn } = *self.unsynced.front().filter(|_| at <= now)?;
+        let oldest = match is_planted(Bug::LaterSegmentSyncedFirst) {
+            true => self.unsynced.back(),
+            false => self.unsynced.front(),
+        };
+        let Unsynced { segment, mut written_lsn } = *oldest.filter(|_| at <= now)?;
+        if is_planted(Bug::SyncCoversLater) {
+            written_lsn = self.handed_lsn();
+        }
         if self.unsynced.len() == 1 {
             self.sync_began = now;
         }
@@ -507,7 +515,7 @@ impl Journal {
             Ok(()) => {
                 self.durable_lsn = self.durable_lsn.max(lsn);
                 self.synced_segment = self.synced_segment.max(Some(segment));
-                if self.unsynced.front().is_some_and(|first| first.segment == segment && first.written_lsn <= lsn) {
+                while self.unsynced.front().is_some_and(|first| first.segment <= segment && first.written_lsn <= lsn) {
                     self.unsynced.pop_front();
                 }
             }
@@ -549,6 +557,9 @@ impl Journal {
         match result {
             Ok(is_synced) => {
                 self.written_lsn = write.last_lsn;
+                if is_planted(Bug::WrittenIsDurable) {
+                    self.durable_lsn = self.durable_lsn.max(write.last_lsn);
+                }
                 match self.unsynced.back_mut() {
                     Some(unsynced) if unsynced.segment == write.segment => unsynced.written_lsn = write.last_lsn,
                     _ => self.unsynced.push_back(Unsynced { segment: write.segment, written_lsn: write.last_lsn }),

@@ -26,6 +26,7 @@ use super::format::{BatchHeader, BatchOwner, HeaderFound, PAGE_BYTES, SEGMENT_HE
 use super::record::{PART_FIRST, PART_LAST, PART_MASK, Raw, Reader, Record};
 use crate::id::Millis;
 use crate::limits::LOG_REPLAY_RECORDS;
+use crate::planted::{Bug, is_planted};
 
 /// A file of the log.
 #[derive(Clone, Copy, Debug)]
@@ -498,6 +499,10 @@ impl<'a> Replay<'a> {
                 None if !is_in_snapshot => continue,
                 Some((_, current)) if !self.follows(&current, &next, is_in_snapshot) => {
                     let is_same_log = current.generation == next.generation && current.salt == next.salt;
+                    if is_planted(Bug::TornTailRead) {
+                        self.enter(index, next);
+                        return Ok(());
+                    }
                     if is_same_log && next.first_lsn > self.next_lsn() && next.durable_lsn <= self.last_lsn {
                         continue;
                     }
@@ -569,7 +574,7 @@ impl<'a> Replay<'a> {
             let owner = owner_of(&header);
             let rest = segment.bytes.get(self.offset..).unwrap_or_default();
             let found = search(rest, |found| *found == owner);
-            if found.durable_lsn > self.last_lsn {
+            if found.durable_lsn + u64::from(is_planted(Bug::TornTailRefused)) > self.last_lsn && found.end > 0 {
                 return Err(self.damage(found.durable_lsn, Why::Batch));
             }
             let end = if BatchHeader::resembles(rest, &owner, self.next_lsn()) {

@@ -17,6 +17,7 @@ use crate::command::{
 use crate::id::{Millis, SessionId, ShardId};
 use crate::log::Lsn;
 use crate::message::{RequestHead, Target};
+use crate::planted::{Bug, is_planted};
 use crate::route::Route as KeyRoute;
 use crate::stats::DatabaseCounters;
 use crate::store::SnapshotProgress;
@@ -315,6 +316,9 @@ impl Shard {
             order.push(*part);
         }
         let mut fanout = Fanout::new(origin, dialect, merge, participants.len());
+        if is_planted(Bug::PartsMixedUp) {
+            order.sort_unstable();
+        }
         fanout.order = order;
         let (fanout, generation) = self.fanouts.insert(fanout);
         for (part, &owner) in participants.iter().enumerate() {

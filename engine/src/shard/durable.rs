@@ -14,6 +14,7 @@ use super::{Core, Shard};
 use crate::command::{Call, counts_keys, flag};
 use crate::log::Lsn;
 use crate::message::Target;
+use crate::planted::{Bug, is_planted};
 
 /// A reply, and the change that has to be durable first.
 struct Held {
@@ -69,10 +70,12 @@ impl Core {
         let log = self.store.log();
         let last = log.last_lsn();
         let observed = match gate.single_key as usize {
+            _ if last > before && is_planted(Bug::AcknowledgedEarly) => Lsn(0),
             _ if last > before => last,
             // Whoever asks about several keys, or all, waits for all.
             0 if gate.flags & (flag::READONLY | flag::WRITE) != 0 || counts_keys(call) => last,
             0 => Lsn(0),
+            _ if is_planted(Bug::ReadNotHeld) => Lsn(0),
             key => log.observed(keyspace, call.args().get(key)),
         };
         Some(observed).filter(|&lsn| lsn > log.durable_lsn())
@@ -101,7 +104,8 @@ impl Shard {
             return;
         }
         let log = self.core.store.log();
-        let durable = if log.is_waiting() { log.durable_lsn() } else { Lsn(u64::MAX) };
+        let early = u64::from(is_planted(Bug::ReleasedOneEarly));
+        let durable = if log.is_waiting() { Lsn(log.durable_lsn().0 + early) } else { Lsn(u64::MAX) };
         log.forget_durable();
         while self.held.queue.front().is_some_and(|held| held.lsn <= durable)
             && let Some(mut held) = self.held.queue.pop_front()

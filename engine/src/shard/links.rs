@@ -9,6 +9,7 @@ use torc_protocol::args::Args;
 use crate::id::ShardId;
 use crate::limits;
 use crate::message::{Frame, RequestHead};
+use crate::planted::{Bug, is_planted};
 
 /// The link to one other shard.
 #[derive(Debug, Default)]
@@ -68,6 +69,9 @@ impl Links {
         let had_credit = link.has_credit();
         link.requests -= 1;
         link.bytes -= cost as u64;
+        if is_planted(Bug::CreditTwice) {
+            link.requests -= (link.requests > 1) as u32;
+        }
         self.outstanding -= 1;
         let restored = !had_credit && link.has_credit();
         self.exhausted -= restored as usize;

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use torc_protocol::resp::reply::ReplyBuffer;
 
 use crate::limits;
+use crate::planted::{Bug, is_planted};
 
 /// The replies of one session.
 #[derive(Debug, Default)]
@@ -203,6 +204,9 @@ impl Replies {
 
     /// Moves what has become due from the stash to the output.
     fn drain(&mut self) {
+        if is_planted(Bug::ReplyOutOfOrder) && matches!(self.places.get(1), Some(Place::Ready { .. })) {
+            self.places.swap(0, 1);
+        }
         while let Some(place) = self.places.front_mut() {
             match place {
                 Place::Waiting => return,

@@ -23,6 +23,7 @@ use crate::id::{Millis, ShardId};
 use crate::limits;
 use crate::log::Lsn;
 use crate::machine::{SaveFacts, SaveKind};
+use crate::planted::{Bug, is_planted};
 use crate::snapshot::Block;
 use crate::store::{SnapshotProgress, SnapshotRefused, SnapshotStart};
 
@@ -67,6 +68,7 @@ impl Shard {
         let changes = self.core.store.counters().changes;
         let journal = self.core.store.log().journal();
         let (base_lsn, last_txid) = (journal.last_lsn(), journal.last_txid());
+        let base_lsn = Lsn(base_lsn.0 + u64::from(is_planted(Bug::SnapshotBaseLate)));
         let base = SnapshotBase { base_lsn, segment: journal.position(), changes, log_bytes: journal.logged_bytes() };
         let begun = self.core.store.begin_snapshot(SnapshotStart {
             database,

@@ -18,6 +18,7 @@ use crate::id::{Millis, SessionId, ShardId};
 use crate::limits;
 use crate::machine::Machine;
 use crate::message::{Cursor, Frame, Record, Target};
+use crate::planted::{Bug, is_planted};
 
 /// What a turn is given.
 pub(super) struct Context<'a> {
@@ -217,7 +218,7 @@ impl Shard {
                         }
                     }
                     Record::Reply { target, cost, start, end, shared_start, shared_end } => {
-                        self.recheck |= self.links.replied(from, cost);
+                        self.recheck |= self.links.replied(from, cost) && !is_planted(Bug::WakeLost);
                         let bytes = &frame.body.bytes[start..end];
                         let shared = &frame.body.shared[shared_start..shared_end];
                         match target {

@@ -7,6 +7,7 @@ use super::table::{Place, Table};
 use super::{Keyspace, Observers};
 use crate::id::Millis;
 use crate::limits;
+use crate::planted::{Bug, is_planted};
 
 /// Where the hands of a keyspace are, as [`Table::sweep`] counts.
 #[derive(Default)]
@@ -202,6 +203,9 @@ impl Keyspace {
         *(if was_due { &mut done.expired } else { &mut done.evicted }) += 1;
         if self.table.is_renewed(place) && !was_due {
             self.marks.evicted(self.table.mark(place).get(), || rehash(entry));
+            if is_planted(Bug::EvictionNotLogged) {
+                return self.free_unlogged(place, observers);
+            }
             self.free(place, observers);
         } else {
             self.remove(place, observers);

@@ -44,6 +44,7 @@ use table::{Place, Table};
 use crate::id::Millis;
 use crate::limits;
 use crate::log::ChangeLog;
+use crate::planted::{Bug, is_planted};
 use crate::random::Random;
 
 /// Bits of a scan position on one shard ([`Store::scan`]).
@@ -197,10 +198,15 @@ impl Keyspace {
 
     /// As [`Keyspace::remove`], for an entry that the marks have been told of.
     fn free(&mut self, place: Place, observers: &mut Observers) {
+        observers.log.remove(self.id, self.table.entry(place).key());
+        self.free_unlogged(place, observers);
+    }
+
+    /// As [`Keyspace::free`], and the log does not know it yet.
+    fn free_unlogged(&mut self, place: Place, observers: &mut Observers) {
         self.save_before_change(place, &mut observers.snapshot);
         let entry = self.table.remove(place);
         self.outside.change(entry.as_ref().outside(), Outside::default());
-        observers.log.remove(self.id, entry.as_ref().key());
         observers.garbage.discard_value_of(entry.as_ref());
         entry.free(&mut self.arena);
     }
@@ -215,7 +221,7 @@ impl Keyspace {
         // What is moved is saved first: that waits until there is room for it.
         !snapshot.is_full()
             && Entry::compact_slice(arena, limits::COMPACT_SLICE_BYTES, |old, mut moved| {
-                if snapshot.is_walking() {
+                if snapshot.is_walking() && !is_planted(Bug::PreImageSkippedOnMove) {
                     snapshot.settle(*id, &mut moved);
                 }
                 table.relocate(old, moved, rehash);
@@ -387,7 +393,9 @@ impl Store {
             let moved = Entry::new(&mut keyspace.arena, key.bytes, value, expire, entry.as_ref().version());
             (moved.as_ref().outside(), Some(moved))
         });
-        keyspace.outside.change(old_outside, new_outside);
+        if !is_planted(Bug::MemoryNotCounted) {
+            keyspace.outside.change(old_outside, new_outside);
+        }
         if let Some(old) = old {
             old.free(&mut keyspace.arena);
         }
@@ -457,7 +465,9 @@ impl Store {
             old.free(&mut keyspace.arena);
         }
         keyspace.table.set_expiry(place, expire);
-        self.observers.log.expire(keyspace.id, key.bytes, expire);
+        if !is_planted(Bug::ExpireNotLogged) {
+            self.observers.log.expire(keyspace.id, key.bytes, expire);
+        }
         true
     }
 

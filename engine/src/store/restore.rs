@@ -5,6 +5,7 @@ use super::{Databases, Expiry, Key, KeyspaceId, NewValue, Store, is_expired};
 use crate::id::Millis;
 use crate::limits;
 use crate::log::{Lsn, Record};
+use crate::planted::{Bug, is_planted};
 
 /// A time at which nothing has expired.
 const NEVER_EXPIRED: Millis = Millis(0);
@@ -78,6 +79,7 @@ impl Store {
             }
             // What was there may have been evicted since.
             (Record::WriteAt { offset, bytes, .. }, Some(key)) if self.peek(key, now).is_some() => {
+                let offset = offset.saturating_sub(u64::from(is_planted(Bug::RedoneAtWrongOffset)));
                 self.write_at(key, offset as usize, bytes, now);
             }
             (Record::Layout(layout), _) => {
@@ -111,7 +113,7 @@ impl Store {
     /// A client was told that a key is absent that it wanted to be.
     #[inline]
     pub(super) fn log_absence(&mut self, key: Key<'_>) {
-        if self.logs_all_removals {
+        if self.logs_all_removals && !is_planted(Bug::AbsenceNotLogged) {
             self.observers.log.remove(self.keyspaces[key.db as usize].id, key.bytes);
         }
     }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use super::bucket::{TOMBSTONE, VOLATILE_SHIFT, bucket_of, prefetch, prefetch_entry};
 use super::{BUCKETS, DEPTH_MAX, Place, SLOTS_PER_BUCKET, Table};
+use crate::planted::{Bug, is_planted};
 use crate::store::entry::EntryRef;
 
 impl Table {
@@ -37,7 +38,10 @@ impl Table {
                 visit(entry);
             });
             // The next segment begins where this one's range of prefixes ends.
-            let width = 1u64 << (DEPTH_MAX - u32::from(self.heads[segment as usize].depth));
+            let mut width = 1u64 << (DEPTH_MAX - u32::from(self.heads[segment as usize].depth));
+            if is_planted(Bug::ScanSkips) && self.shrink_splits > 0 {
+                width = (width * 2).min(1 << DEPTH_MAX);
+            }
             prefix = (prefix & !(width - 1)) + width;
             if prefix == 1 << DEPTH_MAX {
                 prefix = 0;
