@@ -48,7 +48,7 @@ fn assert_is_test(test: &str, place: &str) {
     let text = fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{place}: {test}: {error}"));
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let declared = |line: &&str| line.split_once("fn ").is_some_and(|(_, rest)| rest.starts_with(&format!("{name}(")));
-    let at = lines.iter().position(|line| declared(line)).unwrap_or_else(|| panic!("{place}: there is no `{test}`"));
+    let at = lines.iter().position(declared).unwrap_or_else(|| panic!("{place}: there is no `{test}`"));
     let is_test = lines[..at].iter().rev().take_while(|line| line.starts_with("#[")).any(|line| *line == "#[test]");
     assert!(is_test, "{place}: `{test}` is no test");
 }
