@@ -16,7 +16,7 @@
 //! beside them, one segment after the other: what a process that is killed loses is what it has not handed to the
 //! system, and a disk that takes long over a sync must not make that more. A crash of the machine then tears what is not
 //! synced, which may be more than one segment; headers and batches say how far the log was durable when they were written.
-//! The header of a generation's first segment is written alone, and synced at once, as nothing before it could tell that it
+//! The header of a generation's first segment is written alone, and synced at once: until then no batch can tell that it
 //! is missing.
 
 use std::collections::VecDeque;
@@ -193,6 +193,7 @@ struct InFlight {
     segment: u64,
     last_lsn: Lsn,
     bytes: usize,
+    sync: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -442,8 +443,9 @@ impl Journal {
     /// Whether nothing may be handed out before something that is under way is through.
     fn is_held(&self, is_pressing: bool) -> bool {
         if is_pressing {
-            // A sync speaks for one segment: those before are synced first, by `poll_sync`.
-            !self.in_flight.is_empty() || self.unsynced.len() > 1
+            // A sync speaks for one segment: those before are synced first, by `poll_sync`. Of two syncs of one file the
+            // one could be told of what the other is about.
+            !self.in_flight.is_empty() || self.unsynced.len() > 1 || self.side_sync.is_some()
         } else {
             self.in_flight.len() >= LOG_WRITES_IN_FLIGHT_MAX
         }
@@ -492,14 +494,15 @@ impl Journal {
         Some(segment)
     }
 
-    /// When a sync beside writes is due.
-    fn sync_due(&self, now: Millis, policy: FsyncPolicy) -> Option<Millis> {
+    /// When [`Journal::poll_sync`] will have something if nothing else happens.
+    pub fn sync_due(&self, now: Millis, policy: FsyncPolicy) -> Option<Millis> {
         let oldest = self.unsynced.front().filter(|_| self.is_on && self.side_sync.is_none())?;
         if self.unsynced.len() > 1 {
             return Some(now);
         }
         if self.is_pressing(policy) {
-            return None;
+            // A write from before may wait for its file for long, and what is written waits for no file.
+            return self.in_flight.front().filter(|write| !write.sync).map(|_| now);
         }
         let is_first_of_all = self.start.is_some_and(|start| start.segment == oldest.segment);
         if is_first_of_all && self.synced_segment.is_none() {
@@ -783,7 +786,7 @@ impl Journal {
         }
         self.handed_txid = queued.last_txid;
         self.handed_end = offset + len as u64;
-        self.in_flight.push_back(InFlight { segment, last_lsn, bytes: len });
+        self.in_flight.push_back(InFlight { segment, last_lsn, bytes: len, sync });
         if sync {
             self.sync_began = now;
         }
@@ -794,7 +797,7 @@ impl Journal {
     fn hand_sync(&mut self, segment: u64, now: Millis) -> Write {
         self.sync_began = now;
         let last_lsn = self.written_lsn;
-        self.in_flight.push_back(InFlight { segment, last_lsn, bytes: 0 });
+        self.in_flight.push_back(InFlight { segment, last_lsn, bytes: 0, sync: true });
         Write { segment, offset: self.handed_end, buffer: Buffer::default(), sync: true, last_lsn }
     }
 

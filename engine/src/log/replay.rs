@@ -196,6 +196,18 @@ impl Paused {
     }
 }
 
+impl Segment<'_> {
+    /// Where what was written to it in this use of the file ends, whole or torn, by its headers.
+    pub fn written_bytes(&self, shard: u16) -> u64 {
+        let own = |generation, segment, of| (generation, segment, of) == (self.generation, self.segment, shard);
+        let header = match SegmentHeader::parse(self.bytes) {
+            HeaderFound::Valid(header) if own(header.generation, header.segment, header.shard) => SEGMENT_HEADER_BYTES,
+            _ => 0,
+        };
+        search(self.bytes, |found| own(found.generation, found.segment, found.shard)).end.max(header) as u64
+    }
+}
+
 impl<'a> Replay<'a> {
     /// A reader of one shard's segments, sorted by generation, then number; from the first that may have records behind
     /// the base on.
@@ -391,6 +403,11 @@ impl<'a> Replay<'a> {
         self.parts_of = None;
     }
 
+    /// The last record that was read or is in the snapshot: what was durable up to here is not missing.
+    fn known_lsn(&self) -> u64 {
+        self.last_lsn.max(self.expected.base.0)
+    }
+
     fn next_lsn(&self) -> u64 {
         self.last_lsn.saturating_add(1)
     }
@@ -491,19 +508,18 @@ impl<'a> Replay<'a> {
             let Some(next) = self.header_of(index)? else { continue };
             let is_in_snapshot = next.first_lsn <= self.expected.base.0.saturating_add(1);
             match self.current {
-                None if !is_in_snapshot && next.durable_lsn > self.last_lsn => {
+                None if !is_in_snapshot && next.durable_lsn > self.known_lsn() => {
                     let (first, last) = (self.expected.base.0.saturating_add(1), next.durable_lsn);
                     return Err(damage(&self.segments[index], 0, first, last, Why::Start));
                 }
                 // What is between was not durable, and is gone. A later generation may have begun where it ended.
                 None if !is_in_snapshot => continue,
                 Some((_, current)) if !self.follows(&current, &next, is_in_snapshot) => {
-                    let is_same_log = current.generation == next.generation && current.salt == next.salt;
                     if is_planted(Bug::TornTailRead) {
                         self.enter(index, next);
                         return Ok(());
                     }
-                    if is_same_log && next.first_lsn > self.next_lsn() && next.durable_lsn <= self.last_lsn {
+                    if next.first_lsn > self.next_lsn() && next.durable_lsn <= self.known_lsn() {
                         continue;
                     }
                     return Err(self.damage(next.first_lsn - 1, Why::Link));
@@ -574,7 +590,7 @@ impl<'a> Replay<'a> {
             let owner = owner_of(&header);
             let rest = segment.bytes.get(self.offset..).unwrap_or_default();
             let found = search(rest, |found| *found == owner);
-            if found.durable_lsn + u64::from(is_planted(Bug::TornTailRefused)) > self.last_lsn && found.end > 0 {
+            if found.durable_lsn + u64::from(is_planted(Bug::TornTailRefused)) > self.known_lsn() && found.end > 0 {
                 return Err(self.damage(found.durable_lsn, Why::Batch));
             }
             let end = if BatchHeader::resembles(rest, &owner, self.next_lsn()) {
@@ -586,7 +602,7 @@ impl<'a> Replay<'a> {
         }
         for (index, segment) in self.segments.iter().enumerate().skip(from) {
             let header = self.header_of(index)?;
-            if let Some(header) = header.filter(|header| header.durable_lsn > self.last_lsn) {
+            if let Some(header) = header.filter(|header| header.durable_lsn > self.known_lsn()) {
                 return Err(self.damage(header.durable_lsn, Why::Link));
             }
             let salt = self.current.filter(|(_, header)| header.generation == segment.generation).map(|(_, h)| h.salt);
@@ -595,7 +611,7 @@ impl<'a> Replay<'a> {
                     == (segment.generation, segment.segment, self.expected.shard)
                     && salt.is_none_or(|salt| salt == found.salt)
             });
-            if found.durable_lsn > self.last_lsn || found.is_header_durable && header.is_none() {
+            if found.durable_lsn > self.known_lsn() || found.is_header_durable && header.is_none() {
                 return Err(damage(segment, 0, self.next_lsn(), found.durable_lsn, Why::Header));
             }
             let end = found.end.max(header.map_or(0, |_| SEGMENT_HEADER_BYTES));

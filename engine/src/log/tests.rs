@@ -4,6 +4,7 @@
 mod crashes;
 mod damage;
 mod journal;
+mod lives;
 
 use std::collections::{BTreeMap, VecDeque};
 

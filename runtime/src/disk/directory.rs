@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use torc_engine::limits::LOG_SEGMENTS_UNSYNCED_MAX;
+use torc_engine::log::Segment as LogSegment;
 use torc_engine::log::manifest::{CURRENT_BYTES_MAX, Current, MANIFEST_BYTES_MAX, Manifest, ManifestError};
 
 use super::error::{DiskError, is_full};
@@ -262,13 +264,17 @@ impl<D: Disk> Directory<D> {
         Ok(copy)
     }
 
-    /// Keeps a segment that nothing counts of under another name, which is given, and durable before this returns. None: it
-    /// is not there any more.
+    /// Keeps a segment that nothing counts of under another name, which is given, and durable before this returns; what was
+    /// not written of it is cut off. None: it is not there any more.
     pub fn set_aside(&mut self, id: SegmentId) -> Result<Option<PathBuf>, DiskError> {
         if !self.segments.contains_key(&id) {
             return Ok(None);
         }
         let (path, aside) = (self.segment_path(id), self.copy_path(id)?);
+        let (generation, segment) = (id.generation, id.number);
+        let written = LogSegment { generation, segment, bytes: self.map_segment(id)?.as_ref() }.written_bytes(id.shard);
+        let file = self.disk.open(&path, Open::Write).map_err(failed("open for writing", &path))?;
+        file.truncate(written).map_err(failed("cut", &path))?;
         self.disk.rename(&path, &aside).map_err(failed("rename", &path))?;
         self.segments.remove(&id);
         self.sync_names()?;
@@ -586,11 +592,27 @@ impl<D: Disk> Directory<D> {
         if access == Access::Serve {
             self.check_writable()?;
             self.look_at_pool()?;
-            // A process that was killed has let go of the lock before its last writes are through.
-            for &id in self.segments.keys() {
-                if let Ok(file) = self.disk.open(&self.segment_path(id), Open::Write) {
-                    file.settle();
-                }
+            self.settle_log()?;
+        }
+        Ok(())
+    }
+
+    /// What a process that was killed has written is through, and durable, before it is read: the next log says that it is.
+    /// All but the last segments of each log were synced when they were written.
+    fn settle_log(&self) -> Result<(), DiskError> {
+        let mut last = BTreeMap::new();
+        for id in self.segments.keys() {
+            last.insert((id.shard, id.generation), id.number);
+        }
+        for &id in self.segments.keys() {
+            if last[&(id.shard, id.generation)] - id.number > LOG_SEGMENTS_UNSYNCED_MAX {
+                continue;
+            }
+            let path = self.segment_path(id);
+            // What cannot be opened is nobody's, or told of when it is read.
+            if let Ok(file) = self.disk.open(&path, Open::Write) {
+                file.settle();
+                file.sync().map_err(failed("sync", &path))?;
             }
         }
         Ok(())

@@ -214,7 +214,7 @@ impl DiskFile for Arc<File> {
 
     fn settle(&self) {
         // Asks for a block that is there: nothing is done, after direct writes that were begun (`inode_dio_wait`). File systems
-        // that cannot do that have none.
+        // that cannot do that write through the page cache, most of them.
         let _ = fallocate(&**self, FallocateFlags::KEEP_SIZE, 0, 1);
     }
 

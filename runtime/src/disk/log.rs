@@ -202,6 +202,11 @@ impl<B: StableBytes> LogDriver<B> {
         }
     }
 
+    /// The first segment that something is being written to.
+    pub fn oldest_segment(&self) -> Option<u64> {
+        self.under_way.front().map(|write| write.segment).or(self.segment())
+    }
+
     /// Whether the journal is asked for writes.
     pub fn takes_writes(&self) -> bool {
         self.failure.is_none() && self.waiting.is_none()

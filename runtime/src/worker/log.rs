@@ -129,7 +129,10 @@ impl Worker {
         let Parts { shard, log, .. } = &mut self.parts;
         let driver = log.as_ref().filter(|driver| driver.failure().is_none())?;
         let policy = shard.config().fsync;
-        let own = driver.takes_writes().then(|| shard.journal().next_deadline(self.now, policy)).flatten();
+        let own = match driver.takes_writes() {
+            true => shard.journal().next_deadline(self.now, policy),
+            false => shard.journal().sync_due(self.now, policy),
+        };
         let slow = driver.owed_since().and_then(|since| {
             let at = [LOG_FLUSH_SLOW, LOG_FLUSH_STUCK].map(|after| Millis(since.0 + after.as_millis() as u64));
             at.into_iter().find(|&at| at > self.now)

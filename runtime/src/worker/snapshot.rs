@@ -179,14 +179,14 @@ impl Worker {
     }
 
     /// The segment that replay begins with which follows the snapshot: the one that the journal was in, or one before it that
-    /// has a file. None: it has none yet; Err: it cannot get one.
+    /// has a file, or is still written to, lest the file be used again too soon. None: it has none yet; Err: it cannot get one.
     fn first_segment(&mut self, base: Option<(u64, u64)>) -> Result<Option<Option<(u64, u64)>>, Arc<DiskError>> {
         let (Some((generation, segment)), Some(driver)) = (base, &mut self.parts.log) else { return Ok(Some(base)) };
         // Without a log that lasts until here nothing is behind the snapshot that could be named.
         if driver.failure().is_some() {
             return Ok(Some(base));
         }
-        match (driver.segment(), driver.space()) {
+        match (driver.oldest_segment(), driver.space()) {
             (Some(current), _) => Ok(Some(Some((generation, segment.min(current))))),
             (None, Space::Full(why)) => Err(why.clone()),
             (None, _) => Ok(None),

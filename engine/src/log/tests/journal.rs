@@ -69,17 +69,17 @@ fn a_disk_that_does_not_answer_has_what_is_older_than_25_ms() {
         assert!(world.end_write());
         assert_eq!(world.journal.written_lsn(), Lsn(1));
         assert!(world.begin_write(policy));
-        // Under `always`, and at the end, what is under way is waited for.
+        // Under `always`, and at the end, what is under way is waited for, and what is written is synced meanwhile.
         world.set("a", b"1");
-        assert!(!world.begin_write(Always) && world.journal.next_deadline(world.now, Always).is_none());
+        assert!(!world.begin_write(Always) && world.journal.next_deadline(world.now, Always) == Some(world.now));
+        let sync = world.begin_sync(Always).expect("something is written");
+        assert_eq!(world.journal.next_deadline(world.now, Always), None);
         while world.end_write() {
-            let is_alone = world.in_flight.is_empty();
-            assert_eq!(world.begin_write(Always), is_alone);
-            if world.in_flight.front().is_some_and(|write| write.sync) {
-                break;
-            }
+            assert!(!world.begin_write(Always));
         }
-        assert!(world.end_write());
+        world.end_sync(sync);
+        assert_eq!((world.journal.durable_lsn(), world.journal.written_lsn()), (Lsn(1), Lsn(17)));
+        assert!(world.begin_write(Always) && world.end_write());
         assert_eq!(world.journal.durable_lsn(), Lsn(18));
     }
 }
