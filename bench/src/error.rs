@@ -17,6 +17,8 @@ pub enum Error {
     MissingReply { address: String, outstanding: usize, waited_ms: u64 },
     #[error("{0} violations of what was promised")]
     Broken(u64),
+    #[error("not flat: {0}")]
+    Grows(String),
     #[error("{operation}: {source}")]
     Io { operation: String, source: io::Error },
     #[error("interrupted")]

@@ -27,6 +27,7 @@ mod ring;
 mod run;
 mod sizes;
 mod slow_reader;
+mod soak;
 mod statistics;
 mod system;
 mod trace;
@@ -70,6 +71,8 @@ enum Action {
     Kill9(kill9::Kill9Args),
     /// Fill servers, have them save, kill them: time of a snapshot, bytes on disk, time until they serve again.
     Recovery(recovery::RecoveryArgs),
+    /// Load a server for long with a load that drifts: are memory, latency and descriptors the same at the end?
+    Soak(soak::SoakArgs),
 }
 
 fn main() -> ExitCode {
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Action::ExpireStorm(args) => expire_storm::run(args),
         Action::Kill9(args) => kill9::run(args),
         Action::Recovery(args) => recovery::run(args),
+        Action::Soak(args) => soak::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

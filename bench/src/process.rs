@@ -54,6 +54,15 @@ pub fn sample(pids: &[u32]) -> Result<Sample, Error> {
     Ok(sum)
 }
 
+/// Descriptors that the processes have open.
+pub fn descriptors(pids: &[u32]) -> Result<u64, Error> {
+    let count = |pid: &u32| {
+        let listed = fs::read_dir(format!("/proc/{pid}/fd"));
+        listed.map(|entries| entries.count() as u64).map_err(|error| Error::dead(format!("process {pid}"), error))
+    };
+    pids.iter().map(count).sum()
+}
+
 /// utime and stime, fields 14 and 15, counted after the command name, which may contain anything.
 fn stat_ticks(stat: &str) -> (u64, u64) {
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -85,8 +94,17 @@ mod tests {
     }
 
     #[test]
+    fn open_descriptors_are_counted() {
+        // Other tests of this process open and close some meanwhile.
+        let files: Vec<_> = (0..200).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+        let with = descriptors(&[std::process::id()]).unwrap();
+        drop(files);
+        assert!(with >= 200 && descriptors(&[std::process::id()]).unwrap() < with);
+    }
+
+    #[test]
     fn a_missing_process_is_an_error() {
-        assert!(sample(&[u32::MAX]).is_err());
+        assert!(sample(&[u32::MAX]).is_err() && descriptors(&[u32::MAX]).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub mod log;
 pub mod machine;
 pub mod message;
 pub mod planted;
-mod random;
+pub mod random;
 pub mod route;
 pub mod session;
 pub mod shard;

@@ -83,6 +83,8 @@ pub const GARBAGE_BYTES_MAX: u64 = 256 << 20;
 pub const GARBAGE_BUDGET_PART: u64 = 32;
 /// Past this part of what is allowed, those of flushed keyspaces stay with them for a while.
 pub const GARBAGE_FLUSHED_PART: u64 = 4;
+/// Longest delay that is injected on purpose, milliseconds.
+pub const FAULT_DELAY_MS_MAX: u32 = 60_000;
 /// Longest DEBUG SLEEP, seconds.
 pub const DEBUG_SLEEP_S_MAX: f64 = 3600.0;
 /// What arenas may hold unused, as a part of what is used and besides, before writes that need room help to give it back.

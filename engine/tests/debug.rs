@@ -21,7 +21,13 @@ fn the_setting_says_who_may() {
         ("yes", "10.0.0.1:5000", true),
     ] {
         let (mut shards, client) = client_from(setting, address);
-        for words in [&["DEBUG", "SLEEP", "0"][..], &["DEBUG", "HELP"], &["DEBUG", "NOSUCH"], &["debug", "object"]] {
+        for words in [
+            &["DEBUG", "SLEEP", "0"][..],
+            &["DEBUG", "HELP"],
+            &["DEBUG", "NOSUCH"],
+            &["debug", "object"],
+            &["DEBUG", "SET-FAULT", "seed", "1"],
+        ] {
             let reply = shards.command(client, words);
             let refused =
                 reply.starts_with("-ERR DEBUG command not allowed. If the enable-debug-command option is set");

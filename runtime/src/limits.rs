@@ -97,6 +97,9 @@ pub const LOAD_SLICE: Duration = Duration::from_millis(1);
 /// Bytes of a log's file that are read at a time before it is mapped.
 pub const LOAD_READ_BYTES: usize = 1024 * 1024;
 
+/// Parcels of other shards that one shard holds back on purpose (`fault-hop-delay-ms`).
+pub const FAULT_PARCELS_MAX: usize = 4096;
+
 /// Seconds between two log lines about the same trouble.
 pub const LOG_REPEAT_MS: u64 = 1000;
 

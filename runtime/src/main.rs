@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use torc_runtime::{boot, check, log, settings};
 
-/// The allocator of the whole process.
+/// The allocator of the whole process. AddressSanitizer sees only what it allocates itself (`.ci/asan`).
+#[cfg(not(asan))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use thiserror::Error;
-use torc_engine::config::{Config, ConfigError, DATA_DIR, Kind, Row, State, line};
+use torc_engine::config::{Change, Config, ConfigError, DATA_DIR, Kind, Protection, Row, State, line};
 use torc_engine::glob;
 
 /// What a start is to be made with.
@@ -53,6 +53,11 @@ pub enum SettingsError {
     Line { file: String, number: usize, line: String, problem: Problem },
     #[error("{0}")]
     File(Problem),
+    #[error(
+        "{0}: faults are injected into a server that allows DEBUG, so that no other one has them by mistake; add \
+         --enable-debug-command local, or remove it"
+    )]
+    Faults(String),
     #[error("dir '{dir}' cannot be used: {source}; create it or name another")]
     Dir { dir: String, source: io::Error },
 }
@@ -140,6 +145,13 @@ fn load_with(args: impl Iterator<Item = OsString>, stdin: impl Read) -> Result<L
     let mut config = reader.config;
     settle_dir(&mut config)?;
     let mut warnings = Vec::new();
+    let faults = config.injected_faults().join(", ");
+    if !faults.is_empty() {
+        if config.debug_command == Protection::No {
+            return Err(SettingsError::Faults(faults));
+        }
+        warnings.push(format!("FAULTS ARE INJECTED ON PURPOSE, keep nothing here that matters: {faults}"));
+    }
     let idle = config.without_effect();
     if !idle.is_empty() {
         let names = idle.join(", ");
@@ -221,6 +233,7 @@ fn flag(row: &'static Row) -> Arg {
         .value_name(row.kind.placeholder())
         .help(help)
         .help_heading(section_of(row))
+        .hide_short_help(row.change == Change::ByDebug)
         .action(ArgAction::Append)
         .num_args(1);
     match row.alias {
@@ -506,6 +519,18 @@ mod tests {
     }
 
     #[test]
+    fn faults_are_for_those_who_may_debug() {
+        for who in ["local", "yes"] {
+            let loaded = load_flags(&["--fault-hop-delay-ms", "5", "--enable-debug-command", who]).unwrap();
+            let [warning] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
+            assert!(
+                warning.starts_with("FAULTS ARE INJECTED ON PURPOSE") && warning.ends_with(": fault-hop-delay-ms 5")
+            );
+        }
+        assert!(load_flags(&["--fault-hop-delay-ms", "0", "--fault-seed", "5"]).unwrap().warnings.is_empty());
+    }
+
+    #[test]
     fn wrong_flags() {
         let rows: &[(&[&str], &str)] = &[
             (&["--prot", "1"], "a similar argument exists: '--port'"),
@@ -519,6 +544,10 @@ mod tests {
             (&["--include", "/does/not/exist"], "--include: cannot read '/does/not/exist'"),
             (&["-x"], "unexpected argument '-x'"),
             (&["a", "b"], "unexpected argument 'b'"),
+            (
+                &["--fault-wal-delay-ms", "5"],
+                "fault-wal-delay-ms 5: faults are injected into a server that allows DEBUG",
+            ),
             (&["--requirepass", "abc", "def"], "'requirepass (hidden)' is wrong"),
         ];
         for (words, want) in rows {
@@ -539,6 +568,8 @@ mod tests {
         for row in Config::rows() {
             assert!(help.contains(&format!("--{} <", row.name)), "{}", row.name);
         }
+        let short = load_flags(&["-h"]).unwrap_err();
+        assert!(short.contains("--port <") && !short.contains("--fault-"), "faults are for those who look for them");
         command().debug_assert();
     }
 

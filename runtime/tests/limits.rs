@@ -57,6 +57,7 @@ fn slow_reader() {
 
 /// The same, but the unread replies are many and small, and the requests themselves do not fit.
 #[test]
+#[cfg_attr(asan, ignore = "what AddressSanitizer keeps is resident too")]
 fn slow_reader_of_small_replies() {
     const COMMANDS: usize = 200_000;
     for shards in [1, 3] {

@@ -42,6 +42,7 @@ fn churn(connection: &mut Connection, random: &mut Random, sets: usize) -> Resul
 }
 
 #[test]
+#[cfg_attr(asan, ignore = "what AddressSanitizer keeps is resident too")]
 fn resident_memory_stays_near_maxmemory_under_churn() {
     const BUDGET: u64 = 128 * MIB;
     // What is resident beside what is used, whatever the budget: of every size of entry a page that is not full (12 MiB a
@@ -98,6 +99,7 @@ fn set_all(connection: &mut Connection, prefix: &str, keys: usize, len: usize, a
 /// The reaper is of the lowest priority, and what waits for it may be 1 GiB a shard whatever `maxmemory` is; that
 /// is resident, so the budget is held back, more is evicted, and more waits.
 #[test]
+#[cfg_attr(asan, ignore = "what AddressSanitizer keeps is resident too")]
 fn values_that_wait_to_be_dropped_are_bounded_by_maxmemory() {
     const BUDGET: u64 = 100 * MIB;
     let server = Server::start_sharded(2, &["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
@@ -150,6 +152,7 @@ fn what_a_long_value_outgrew_is_given_back_by_an_idle_server() {
 }
 
 #[test]
+#[cfg_attr(asan, ignore = "what AddressSanitizer keeps is resident too")]
 fn writes_are_refused_on_every_shard_when_nothing_is_evicted() {
     let server = Server::start_sharded(2, &["--maxmemory", "8mb"]);
     let mut connection = connect(&server, "resp3");

@@ -17,6 +17,7 @@ mod worker;
 
 pub use pace::{Arrivals, Pace};
 pub use series::Second;
+pub use worker::new_histogram;
 
 use crate::client::{Address, Greeting};
 use crate::error::Error;
@@ -257,7 +258,7 @@ pub fn run(plan: &Plan, server_pids: &[u32]) -> Result<Outcome, Error> {
             requests,
             misses,
             seconds,
-            latency_ns: worker::new_histogram(),
+            latency_ns: new_histogram(),
             series: Vec::new(),
             intervals: Vec::new(),
             began,

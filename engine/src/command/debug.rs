@@ -51,6 +51,10 @@ const SUBCOMMANDS: &[Row] = &[
         ..row("debug|set-active-expire", 3, Route::Ordered(Merge::Ok), Handler::Shard(set_active_expire))
     },
     Row {
+        summary: "Have something go wrong, to see what becomes of it: <name> of a parameter fault-<name>, and its value. 0 ends it.",
+        ..row("debug|set-fault", 4, Route::Ordered(Merge::Ok), Handler::Shard(set_fault))
+    },
+    Row {
         summary: "Stop the server for so many seconds. Decimals allowed.",
         complexity: "O(N) where N is the time",
         flags: FLAGS | flag::LINEAR,
@@ -103,6 +107,14 @@ fn serialized_bytes(value: &[u8]) -> usize {
 fn set_active_expire(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
     owner.store.set_active_expiry(parse::integer(call.args().get(2))? != 0);
     reply.ok();
+    Ok(Outcome::Done)
+}
+
+fn set_fault(call: &Call<'_>, owner: &mut Owner<'_>, reply: &mut ReplyWriter<'_>) -> Result {
+    match owner.config.set_fault(call.args().get(2), call.args().get(3)) {
+        Ok(()) => reply.ok(),
+        Err(problem) => reply.error(problem.as_bytes()),
+    }
     Ok(Outcome::Done)
 }
 

@@ -54,6 +54,8 @@ pub enum Change {
     AtStart,
     /// Not by CONFIG SET, and Redis names the reason differently: it could be used to write files.
     Protected,
+    /// A fault, which is injected for tests: by DEBUG SET-FAULT, and at a start that allows DEBUG.
+    ByDebug,
 }
 
 /// What comes of setting a parameter.
@@ -139,6 +141,7 @@ pub struct Config {
     pub recovery: Recovery,
     /// Who may use DEBUG.
     pub debug_command: Protection,
+    pub faults: Faults,
     /// FLUSHALL and FLUSHDB answer before the memory is freed if they do not say SYNC.
     pub lazyfree_user_flush: bool,
     /// 1..=500.
@@ -161,6 +164,8 @@ pub struct Config {
     given: Vec<bool>,
 }
 
+/// Names of parameters that inject faults begin with it.
+const FAULT_PREFIX: &str = "fault-";
 /// Where data goes if nothing else is said, from where Torc is started.
 pub const DATA_DIR: &str = "torc-data";
 /// Spans over a request are 32 bits wide, so a query buffer stays below that.
@@ -226,6 +231,28 @@ pub enum Protection {
     Yes,
     /// Clients on this machine.
     Local,
+}
+
+/// What goes wrong on purpose, to see what becomes of it. None does by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Each write and sync of the log ends so much later.
+    pub wal_delay_ms: u32,
+    /// How often one of them fails with EIO, of a million.
+    pub wal_fail_millionths: u32,
+    /// Each write of a snapshot ends so much later.
+    pub snapshot_delay_ms: u32,
+    /// What shards tell each other arrives so much later, in its order.
+    pub hop_delay_ms: u32,
+    pub seed: u64,
+}
+
+impl Faults {
+    /// Whether anything is to go wrong.
+    #[inline]
+    pub fn any(&self) -> bool {
+        self.wal_delay_ms | self.wal_fail_millionths | self.snapshot_delay_ms | self.hop_delay_ms != 0
+    }
 }
 
 /// How one core wakes another.
@@ -343,6 +370,7 @@ impl Config {
             let problem = match table::ROWS[row].change {
                 Change::AtStart => "can't set immutable config",
                 Change::Protected => "can't set protected config",
+                Change::ByDebug => "it is changed by DEBUG SET-FAULT",
                 Change::RunTime if *twice => "duplicate parameter",
                 Change::RunTime => {
                     *twice = true;
@@ -376,6 +404,28 @@ impl Config {
         }
         *self = next;
         Ok(())
+    }
+
+    /// DEBUG SET-FAULT: sets the parameter `fault-NAME`. Err: what is wrong, for a client.
+    pub fn set_fault(&mut self, name: &[u8], value: &[u8]) -> Result<(), String> {
+        let row = std::str::from_utf8(name).ok().and_then(|name| Config::find(&format!("{FAULT_PREFIX}{name}")));
+        let Some(row) = row else {
+            let rows = table::ROWS.iter().filter(|row| row.change == Change::ByDebug);
+            let names: Vec<&str> = rows.filter_map(|row| row.name.strip_prefix(FAULT_PREFIX)).collect();
+            return Err(format!("ERR there is no such fault; there are {}", names.join(", ")));
+        };
+        self.set(row, &[value], false).map_err(|problem| match problem {
+            Problem::Value(problem) | Problem::Refused(problem) => format!("ERR {}: {problem}", table::ROWS[row].name),
+        })
+    }
+
+    /// The faults that are on, as they were set. Empty: none.
+    pub fn injected_faults(&self) -> Vec<String> {
+        if !self.faults.any() {
+            return Vec::new();
+        }
+        let rows = table::ROWS.iter().zip(&self.texts).filter(|(row, _)| row.change == Change::ByDebug);
+        rows.filter(|(row, text)| *text != row.default).map(|(row, text)| format!("{} {text}", row.name)).collect()
     }
 
     /// CONFIG GET: names and values for any number of patterns, each name once. A name that is
@@ -508,6 +558,7 @@ impl Default for Config {
             snapshot_duty: 0,
             recovery: Recovery::Tail,
             debug_command: Protection::No,
+            faults: Faults::default(),
             lazyfree_user_flush: false,
             hz: 0,
             loglevel: LogLevel::Nothing,

@@ -1,6 +1,6 @@
 //! The rows, in alphabetical order (a lookup is a binary search; a test checks it).
 
-use super::Change::{AtStart, Protected, RunTime};
+use super::Change::{AtStart, ByDebug, Protected, RunTime};
 use super::Kind::*;
 use super::Shown::{ByName, InFilesOnly};
 use super::State::{Applied, Include, OnlyOff, WithoutEffect};
@@ -8,6 +8,7 @@ use super::{
     Change, ClientBound, Cores, DATA_DIR, Kind, LogLevel, OutputLimits, Protection, QUERY_BUFFER_BYTES_CEILING, Row,
     SavePoint, Shown, State, Value, Wakeup,
 };
+use crate::limits;
 use crate::log::{FsyncPolicy, Recovery};
 use crate::store::Policy;
 
@@ -23,6 +24,7 @@ const LENGTH: Kind = Integer { min: 0, max: i64::MAX };
 const PERCENT: Kind = Integer { min: 1, max: 99 };
 const PORT: Kind = Integer { min: 0, max: u16::MAX as i64 };
 const BYTES: Kind = Memory { min: 0, max: LONG_MAX };
+const FAULT_MS: Kind = Integer { min: 0, max: limits::FAULT_DELAY_MS_MAX as i64 };
 const PROTECTED: Kind = Enum(&["no", "yes", "local"]);
 const LOG_LEVELS: &[&str] = &["debug", "verbose", "notice", "warning", "nothing"];
 const POLICIES: &[&str] = &Policy::names();
@@ -101,6 +103,11 @@ pub(super) static ROWS: &[Row] = &[
     row("enable-debug-command", PROTECTED, "no", AtStart, Applied(|config, value| config.debug_command = protection(value)), "Who may use DEBUG: nobody, everybody, or who connects from this machine."),
     row("enable-module-command", PROTECTED, "no", AtStart, WithoutEffect, "Who may use MODULE."),
     row("enable-protected-configs", PROTECTED, "no", AtStart, WithoutEffect, "Who may change protected parameters."),
+    row("fault-hop-delay-ms", FAULT_MS, "0", ByDebug, Applied(|config, value| config.faults.hop_delay_ms = value.number()), "For tests: what shards tell each other arrives so much later.").torc(),
+    row("fault-seed", Integer { min: 0, max: i64::MAX }, "0", ByDebug, Applied(|config, value| config.faults.seed = value.number()), "For tests: of the chances of other faults.").torc(),
+    row("fault-snapshot-delay-ms", FAULT_MS, "0", ByDebug, Applied(|config, value| config.faults.snapshot_delay_ms = value.number()), "For tests: the write of each block of a snapshot ends so much later.").torc(),
+    row("fault-wal-delay-ms", FAULT_MS, "0", ByDebug, Applied(|config, value| config.faults.wal_delay_ms = value.number()), "For tests: each write and sync of the log ends so much later.").torc(),
+    row("fault-wal-fail-probability", Probability, "0", ByDebug, Applied(|config, value| config.faults.wal_fail_millionths = value.millionths()), "For tests: a write or sync of the log fails with EIO so often.").torc(),
     row("hash-max-listpack-entries", LENGTH, "512", RunTime, WithoutEffect, "Longest hash in compact form, fields.").alias("hash-max-ziplist-entries"),
     row("hash-max-listpack-value", BYTES, "64", RunTime, WithoutEffect, "Longest value in a hash in compact form.").alias("hash-max-ziplist-value"),
     row("hide-user-data-from-log", Bool, "no", RunTime, WithoutEffect, "Keep keys and values out of the log."),

@@ -398,3 +398,40 @@ fn config_get() {
     assert_eq!(names(&[b"watchdog*"]), [] as [&str; 0]);
     assert_eq!(names(&[b"watchdog-period"]), ["watchdog-period"]);
 }
+
+#[test]
+fn faults_are_off_and_set_one_by_one() {
+    let mut config = Config::default();
+    assert!(!config.faults.any() && config.injected_faults().is_empty());
+    set(&mut config, "fault-seed 7").unwrap();
+    assert!(!config.faults.any() && config.injected_faults().is_empty(), "a seed alone is none");
+    set(&mut config, "fault-wal-fail-probability 0.25").unwrap();
+    assert_eq!(config.set_fault(b"hop-delay-ms", b"15"), Ok(()));
+    let wanted = Faults { hop_delay_ms: 15, wal_fail_millionths: 250_000, seed: 7, ..Faults::default() };
+    assert_eq!(config.faults, wanted);
+    let said = ["fault-hop-delay-ms 15", "fault-seed 7", "fault-wal-fail-probability 0.25"];
+    assert_eq!(config.injected_faults(), said);
+    for (text, millionths, shown) in [
+        ("1", 1_000_000, "1"),
+        ("0.000001", 1, "0.000001"),
+        ("1e-3", 1_000, "0.001"),
+        ("0.0000001", 0, "0"),
+        ("0.0", 0, "0"),
+    ] {
+        assert_eq!(config.set_fault(b"WAL-FAIL-PROBABILITY", text.as_bytes()), Ok(()));
+        assert_eq!(config.faults.wal_fail_millionths, millionths, "{text}");
+        assert_eq!(config.text_of("fault-wal-fail-probability"), shown);
+    }
+    for wrong in ["-0.1", "1.1", "nan", "inf", "", "x", "50%"] {
+        let error = config.set_fault(b"wal-fail-probability", wrong.as_bytes()).expect_err(wrong);
+        assert_eq!(error, "ERR fault-wal-fail-probability: argument must be a probability from 0 to 1");
+    }
+    for name in [&b"fault-hop-delay-ms"[..], b"", b"port", b"\xff"] {
+        let error = config.set_fault(name, b"1").expect_err("there is none");
+        assert!(error.starts_with("ERR there is no such fault; there are hop-delay-ms, seed, "), "{error}");
+    }
+    assert!(config.set_fault(b"hop-delay-ms", b"60001").is_err());
+    let error = config_set(&mut config, &[("fault-hop-delay-ms", "1")]).expect_err("it is not for everybody");
+    assert!(error.ends_with("- it is changed by DEBUG SET-FAULT"), "{error}");
+    assert_eq!(config.faults.hop_delay_ms, 15);
+}

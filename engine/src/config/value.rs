@@ -24,6 +24,8 @@ pub enum Kind {
     },
     /// Bytes, or `5%`.
     MemoryOrPercent,
+    /// A decimal from 0 to 1; in steps of a millionth.
+    Probability,
     /// One of these words.
     Enum(&'static [&'static str]),
     Text,
@@ -59,6 +61,8 @@ pub enum Value {
     Octal(u32),
     Bytes(u64),
     Percent(u8),
+    /// A probability.
+    Millionths(u32),
     Word(&'static str),
     Words(Vec<String>),
     Text(String),
@@ -71,6 +75,8 @@ pub enum Value {
 const ADDRESSES_MAX: usize = 16;
 /// One past the highest core number that can be named.
 const CORES_MAX: usize = 1024;
+/// A probability is kept as so many parts.
+pub(super) const MILLION: f64 = 1e6;
 const ARITY: &str = "wrong number of arguments";
 
 impl Kind {
@@ -97,6 +103,7 @@ impl Kind {
             Kind::Octal { .. } => "octal",
             Kind::Memory { .. } => "bytes",
             Kind::MemoryOrPercent => "bytes|percent",
+            Kind::Probability => "probability",
             Kind::Enum(_) => "word",
             Kind::Text => "text",
             Kind::Path | Kind::FileName => "path",
@@ -163,6 +170,7 @@ impl Kind {
                 within(bytes, min, max).map(Value::Bytes)
             }
             Kind::MemoryOrPercent => memory_or_percent(word),
+            Kind::Probability => probability(word).map(Value::Millionths),
             Kind::Enum(names) => one_of(names, word).map(Value::Word).ok_or_else(|| not_one_of(names)),
             Kind::Text => utf8(word).map(Value::Text),
             Kind::Path if word.is_empty() => Err("can't be empty".into()),
@@ -197,6 +205,7 @@ impl Value {
             Value::Octal(number) => format!("{number:o}"),
             Value::Bytes(bytes) => bytes.to_string(),
             Value::Percent(percent) => format!("{percent}%"),
+            Value::Millionths(millionths) => (f64::from(*millionths) / MILLION).to_string(),
             Value::Word(word) => (*word).into(),
             Value::Words(words) => words.join(" "),
             Value::Text(text) => text.clone(),
@@ -215,6 +224,11 @@ impl Value {
 
     // What the rows of the table take their fields from. A row asks for what its own kind gives,
     // and building the defaults asks every row once.
+
+    pub(super) fn millionths(&self) -> u32 {
+        let Value::Millionths(value) = self else { panic!("the row is not a probability: {self:?}") };
+        *value
+    }
 
     pub(super) fn bool(&self) -> bool {
         let Value::Bool(value) = self else { panic!("the row is not a bool: {self:?}") };
@@ -276,6 +290,14 @@ pub(super) fn memory(word: &[u8]) -> Option<u64> {
     };
     let number: u64 = std::str::from_utf8(&word[..digits]).ok()?.parse().ok()?;
     number.checked_mul(unit)
+}
+
+fn probability(word: &[u8]) -> Result<u32, String> {
+    let number: Option<f64> = std::str::from_utf8(word).ok().and_then(|word| word.parse().ok());
+    match number {
+        Some(number) if (0.0..=1.0).contains(&number) => Ok((number * MILLION).round() as u32),
+        _ => Err("argument must be a probability from 0 to 1".into()),
+    }
 }
 
 fn memory_or_percent(word: &[u8]) -> Result<Value, String> {

@@ -13,6 +13,7 @@
 
 mod accept;
 mod connection;
+mod faults;
 mod load;
 mod log;
 mod peers;
@@ -44,6 +45,7 @@ use crate::ring::{BufferId, Completion, Errno, Key, Received, Ring, collect_free
 use crate::saver::SaveStep;
 use accept::Listener;
 use connection::{Connections, Receive, key, send};
+use faults::{Faults, is_of_log};
 use snapshot::Saving;
 
 pub use accept::Door;
@@ -184,6 +186,8 @@ pub struct Worker {
     /// The main thread has said that the end may come: a last snapshot is taken before, if one is wanted.
     may_end: bool,
     drained: bool,
+    /// What goes wrong on purpose; None: nothing.
+    faults: Option<Box<Faults>>,
 }
 
 impl Worker {
@@ -220,6 +224,7 @@ impl Worker {
             stop_at: None,
             may_end: false,
             drained: false,
+            faults: None,
         }
     }
 
@@ -230,6 +235,7 @@ impl Worker {
         self.accept_all();
         loop {
             self.now = wall_clock();
+            self.serve_faults();
             self.collect();
             self.take_parcels();
             self.take_orders();
@@ -298,12 +304,21 @@ impl Worker {
                 }
                 // The peer's ring is full or closed: its event descriptor reaches it all the same.
                 Completion::Undelivered { peer, .. } => self.parts.bells[peer as usize].notify(),
-                Completion::Written { key, result } if key.slot == LogDriver::<Buffer>::SLOT => {
-                    self.log_written(key, result);
-                }
-                Completion::Written { key, result } => self.snapshot_written(key, result),
-                Completion::Synced { key, result } => self.log_synced(key, result),
+                Completion::Written { .. } | Completion::Synced { .. } => match &mut self.faults {
+                    None => self.file_done(completion),
+                    Some(faults) => faults.hold(completion),
+                },
             }
+        }
+    }
+
+    /// A write or sync of a file has ended.
+    fn file_done(&mut self, completion: Completion) {
+        match completion {
+            Completion::Written { key, result } if is_of_log(key) => self.log_written(key, result),
+            Completion::Written { key, result } => self.snapshot_written(key, result),
+            Completion::Synced { key, result } => self.log_synced(key, result),
+            _ => unreachable!("it is of a file"),
         }
     }
 
@@ -343,15 +358,25 @@ impl Worker {
 
     /// Takes what other shards have sent, a bounded number from each.
     fn take_parcels(&mut self) {
+        if self.faults.is_some() {
+            return self.take_parcels_late();
+        }
         for from in 0..self.parts.port.shards() {
             let from = ShardId(from as u16);
             for _ in 0..PARCELS_PER_TURN {
                 match self.parts.port.pop(from) {
-                    Some(Parcel::Frame(frame)) => self.parts.shard.handle_frame(from, frame),
-                    Some(Parcel::Connection(socket)) => self.adopt(socket),
+                    Some(parcel) => self.take_parcel(from, parcel),
                     None => break,
                 }
             }
+        }
+    }
+
+    #[inline]
+    fn take_parcel(&mut self, from: ShardId, parcel: Parcel) {
+        match parcel {
+            Parcel::Frame(frame) => self.parts.shard.handle_frame(from, frame),
+            Parcel::Connection(socket) => self.adopt(socket),
         }
     }
 
@@ -622,6 +647,9 @@ impl Worker {
         }
         if let Some(at) = self.log_wake() {
             time = time.min(until(at));
+        }
+        if let Some(at) = self.faults.as_ref().and_then(|faults| faults.next_due()) {
+            time = time.min(at.saturating_duration_since(Instant::now()));
         }
         for listener in self.listeners.iter().flatten() {
             if let Some(at) = listener.paused_until {

@@ -108,6 +108,11 @@ impl Server {
         prlimit(Some(pid), Resource::Fsize, limit).expect("limits may be lowered, and raised up to the hard one");
     }
 
+    /// Whether the process has ended, by itself or because it was told to.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().is_some()
+    }
+
     /// Waits until the process has ended, however it was told to; gives its status and what it wrote.
     pub fn wait_for_exit(mut self) -> (ExitStatus, String) {
         let status = self.process.wait(PATIENCE).expect("the server ends");

@@ -18,6 +18,8 @@ const HEADER_BYTES: usize = std::mem::size_of::<Header>();
 /// Pages with free slots are kept apart by eighths of how full they are.
 pub const BINS: usize = 8;
 const FREE_MARK: u64 = 0x80 << 48;
+/// What is kept in a free slot: where the next one is.
+const LINK_BYTES: usize = 8;
 
 /// Where a page is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +80,45 @@ impl std::ops::DerefMut for Page {
     }
 }
 
+/// What AddressSanitizer is told, which knows nothing of slots by itself: nobody reads or writes a free one behind its link, nor
+/// what was never carved. Otherwise nothing.
+mod watch {
+    use std::ptr::NonNull;
+
+    #[cfg(asan)]
+    unsafe extern "C" {
+        fn __asan_poison_memory_region(start: *const std::ffi::c_void, bytes: usize);
+        fn __asan_unpoison_memory_region(start: *const std::ffi::c_void, bytes: usize);
+    }
+
+    #[inline(always)]
+    pub fn allow(_start: NonNull<u8>, _bytes: usize) {
+        #[cfg(asan)]
+        // SAFETY: it changes what the sanitizer says of these addresses, and nothing else.
+        unsafe {
+            __asan_unpoison_memory_region(_start.as_ptr().cast(), _bytes);
+        }
+    }
+
+    #[inline(always)]
+    pub fn forbid(_start: NonNull<u8>, _bytes: usize) {
+        #[cfg(asan)]
+        // SAFETY: as above.
+        unsafe {
+            __asan_poison_memory_region(_start.as_ptr().cast(), _bytes);
+        }
+    }
+
+    #[inline(always)]
+    pub fn forbid_behind_link(_slot: NonNull<u8>, _bytes: usize) {
+        #[cfg(asan)]
+        // SAFETY: a slot has room for a link.
+        unsafe {
+            forbid(_slot.add(super::LINK_BYTES), _bytes - super::LINK_BYTES);
+        }
+    }
+}
+
 impl Page {
     /// Makes a page for one class.
     ///
@@ -90,7 +131,9 @@ impl Page {
         let (kept, previous, next) = (Kept::Current, None, None);
         // SAFETY: by the caller; a page's alignment is a multiple of the header's.
         unsafe {
+            watch::allow(start, PAGE_BYTES);
             header.write(Header { free, live, low, fresh, slot_bytes, owners, touched, kept, class, previous, next });
+            watch::forbid(start.add(HEADER_BYTES), PAGE_BYTES - HEADER_BYTES);
         }
         Page(header)
     }
@@ -131,6 +174,7 @@ impl Page {
         // SAFETY: a free slot begins with the offset of the next one; slots are aligned to 8.
         self.free = unsafe { slot.read() } as u32;
         self.live += 1;
+        watch::allow(slot.cast(), self.slot_bytes as usize);
         Some(slot.cast())
     }
 
@@ -143,6 +187,7 @@ impl Page {
         debug_assert!(self.is_live(slot), "freed twice");
         // SAFETY: by the caller.
         unsafe { slot.cast().write(self.free as u64 | FREE_MARK) };
+        watch::forbid_behind_link(slot, self.slot_bytes as usize);
         self.free = slot.as_ptr().addr() as u32 & (PAGE_BYTES - 1) as u32;
         self.live -= 1;
     }
@@ -157,6 +202,7 @@ impl Page {
         while at < end && at + slot_bytes <= PAGE_BYTES as u32 {
             let next = at + slot_bytes;
             let last = next >= end || next + slot_bytes > PAGE_BYTES as u32;
+            watch::allow(self.word(at).cast(), LINK_BYTES);
             // SAFETY: the slot is inside the page and was never given to anyone.
             unsafe { self.word(at).write(if last { 0 } else { next as u64 } | FREE_MARK) };
             at = next;

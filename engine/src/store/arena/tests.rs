@@ -244,3 +244,26 @@ fn runs_that_are_filled_ahead_are_used_and_others_are_not_waited_for() {
         model.live.clear();
     }
 }
+
+/// Whoever reads an entry that was freed, or where none was, is told on.
+#[cfg(asan)]
+#[test]
+fn what_is_no_entry_is_forbidden_ground() {
+    unsafe extern "C" {
+        fn __asan_address_is_poisoned(address: *const std::ffi::c_void) -> i32;
+    }
+    // SAFETY: it looks at the sanitizer's own memory.
+    let is_forbidden = |address: usize| unsafe { __asan_address_is_poisoned(pointer(address).as_ptr().cast()) != 0 };
+    let mut model = Model::default();
+    let (first, second) = (model.allocate(96, 1), model.allocate(96, 2));
+    assert_eq!(second, first + 96);
+    for at in [first, first + 8, first + 95, second, second + 95] {
+        assert!(!is_forbidden(at), "{}", at - first);
+    }
+    assert!(is_forbidden(second + 96 + 8), "it was carved and never used");
+    assert!(is_forbidden((first & !(PAGE_BYTES - 1)) + PAGE_BYTES - 1), "it was not even carved");
+    model.free(first);
+    assert!(!is_forbidden(first) && is_forbidden(first + 8) && is_forbidden(first + 95) && !is_forbidden(second));
+    assert_eq!(model.allocate(96, 3), first);
+    assert!(!is_forbidden(first + 95));
+}
