@@ -1,5 +1,8 @@
 //! Runs worlds of many seeds, or one with its history. Exit code 1: one has failed, or something never happened that must.
 
+#[cfg(feature = "planted")]
+mod planted;
+
 use std::cell::Cell;
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -30,6 +33,10 @@ struct Flags {
     /// Commands that are answered in one world.
     #[arg(long, value_name = "N", default_value_t = COMMANDS)]
     commands: u64,
+    /// Plants mistakes in the engine, one after the other, and runs worlds until each is found: in --seeds worlds at most.
+    #[cfg(feature = "planted")]
+    #[arg(long, value_name = "MISTAKE", num_args = 0..=1, default_missing_value = "all", conflicts_with = "seed")]
+    planted: Option<String>,
 }
 
 /// Commands of a world.
@@ -57,6 +64,11 @@ struct Totals {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
+    #[cfg(feature = "planted")]
+    if let Some(name) = &flags.planted {
+        let name = Some(name.as_str()).filter(|name| *name != "all");
+        return planted::run(name, flags.from, flags.seeds, flags.commands, jobs(&flags));
+    }
     name_seed_of_panics(flags.commands);
     match flags.seed {
         Some(seed) => {
@@ -89,8 +101,13 @@ fn run_one(seed: u64, commands: u64) {
     println!("{report:#?}");
 }
 
+/// Worlds at a time.
+fn jobs(flags: &Flags) -> usize {
+    flags.jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1).max(1)
+}
+
 fn run_many(flags: &Flags) -> ExitCode {
-    let jobs = flags.jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1).max(1);
+    let jobs = jobs(flags);
     let next = AtomicU64::new(flags.from);
     let end = flags.from.saturating_add(flags.seeds);
     let totals = Mutex::new(Totals::default());
