@@ -140,7 +140,9 @@ impl LogDriver {
     pub fn waits_for(&self) -> String {
         let (writes, has_waiting, has_side) = (self.in_flight.len(), self.waiting.is_some(), self.side.is_some());
         let lane = self.lane;
-        format!(", {writes} writes under way, one waits: {has_waiting}, a sync beside: {has_side}, the next segment: {lane:?}")
+        format!(
+            ", {writes} writes under way, one waits: {has_waiting}, a sync beside: {has_side}, the next segment: {lane:?}"
+        )
     }
 
     /// Whether the journal is asked for writes.
