@@ -253,6 +253,11 @@ impl LogDriver {
         self.has_failed
     }
 
+    /// Something of it has failed, whether the journal knows or not: what was written and not synced may be lost.
+    pub fn is_in_doubt(&self) -> bool {
+        self.has_failed || self.in_flight.iter().any(|write| write.has_ended && write.error.is_some())
+    }
+
     /// A write is under way, or waits for its file.
     pub fn is_busy(&self) -> bool {
         !self.in_flight.is_empty() || self.waiting.is_some()
