@@ -106,6 +106,11 @@ impl File {
         self.end_sync(&self.begin_sync());
     }
 
+    /// The file is used for something else from now on: what was forgotten of it is of no interest any more.
+    pub fn begin_anew(&mut self) {
+        self.writes.retain(|write| !write.is_forgotten);
+    }
+
     /// A sync has failed.
     pub fn fail_sync(&mut self) {
         self.writes.iter_mut().for_each(|write| write.is_forgotten = true);
