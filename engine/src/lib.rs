@@ -8,6 +8,8 @@
 mod buffer;
 pub mod command;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod glob;
 pub mod id;
 pub mod limits;

@@ -306,16 +306,13 @@ impl Reader {
     }
 
     fn text(&mut self, text: &[u8], path: &Path) -> Result<(), SettingsError> {
-        for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
-            let wrong = |problem| SettingsError::Line {
-                file: path.display().to_string(),
-                number: index + 1,
-                line: shown(line),
-                problem,
-            };
-            let parsed = line::parse(line).map_err(|error| wrong(error.into()))?;
-            let Some(line::Line { name, values }) = parsed else {
-                continue;
+        for (number, line, parsed) in line::lines(text) {
+            let file = path.display().to_string();
+            let wrong = |problem| SettingsError::Line { file, number, line: shown(line), problem };
+            let line::Line { name, values } = match parsed {
+                Ok(Some(line)) => line,
+                Ok(None) => continue,
+                Err(error) => return Err(wrong(error.into())),
             };
             self.directive(&name, &values).map_err(|error| match error {
                 Stop::Here(problem) => wrong(problem),

@@ -20,6 +20,11 @@ pub struct Line {
 #[error("unbalanced quotes in configuration line")]
 pub struct Unbalanced;
 
+/// The lines of a file: each with its number from 1 on, as it stands there, and what it says, see [`parse`].
+pub fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8], Result<Option<Line>, Unbalanced>)> {
+    text.split(|byte| *byte == b'\n').zip(1..).map(|(line, number)| (number, line, parse(line)))
+}
+
 /// Parses a line; `None` for a blank one or a comment.
 pub fn parse(line: &[u8]) -> Result<Option<Line>, Unbalanced> {
     let line = line.trim_ascii();

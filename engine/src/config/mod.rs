@@ -20,6 +20,8 @@ use crate::glob;
 use crate::log::{FsyncPolicy, Recovery};
 use crate::store::{LfuSettings, Policy};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz_body;
 pub mod line;
 mod table;
 mod value;

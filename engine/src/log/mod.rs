@@ -12,7 +12,8 @@
 
 mod change_log;
 pub mod format;
-pub mod fuzz_body;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz_body;
 mod journal;
 pub mod manifest;
 pub mod record;

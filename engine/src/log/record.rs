@@ -131,7 +131,7 @@ impl Effects {
         self.0.extend_from_slice(encoding.value);
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }

@@ -654,6 +654,8 @@ fn owner_of(header: &SegmentHeader) -> BatchOwner {
 /// The batch at the beginning of `bytes`, if it is one of this owner's and as it was written.
 fn whole_batch(bytes: &[u8], is_own: impl Fn(&BatchOwner) -> bool) -> Option<(BatchHeader, &[u8])> {
     let header = BatchHeader::parse(bytes).filter(|header| is_own(&header.owner))?;
+    // No log has as many records, but bytes may say so, and then two of them would have one number.
+    header.first_lsn.checked_add(header.count.into())?;
     Some((header, header.payload(bytes)?))
 }
 

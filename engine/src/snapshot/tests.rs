@@ -1,57 +1,11 @@
 //! Files as a store makes them, read as they are, cut off anywhere, and with any bit turned over.
 
-use std::collections::BTreeMap;
-
 use super::format::{BLOCK_HEADER_BYTES, seal_all};
+use super::fuzz_body::{Content, KEYSPACES, content, file_of};
 use super::load::read_all;
 use super::*;
-use crate::id::Millis;
 use crate::limits;
-use crate::store::{Databases, KeyspaceId, NewValue, SnapshotProgress, SnapshotStart, Store};
-
-const NOW: Millis = Millis(1_000);
-const KEYSPACES: [KeyspaceId; 2] = [KeyspaceId(7), KeyspaceId(300)];
-
-/// Keyspace and key to value, expiry time and version.
-type Content = BTreeMap<(u32, Vec<u8>), (Vec<u8>, u64, Option<u64>)>;
-
-fn content(file: &[u8]) -> Result<Content, Damage> {
-    let mut content = Content::new();
-    let totals = read_all(file, |entries| {
-        for entry in entries {
-            let key = (entry.keyspace.0, entry.key.to_vec());
-            content.insert(key, (entry.value.bytes.to_vec(), entry.expire_ms, entry.version));
-        }
-    })?;
-    assert_eq!((totals.bytes, totals.entries), (file.len() as u64, content.len() as u64));
-    Ok(content)
-}
-
-/// The file of a store that holds what is given, and nothing else.
-fn file_of(content: &Content) -> Vec<u8> {
-    let mut store = Store::new(2, [1, 2, 3, 4], false);
-    let layout = Databases { number: 12, next_keyspace: 301, keyspaces: KEYSPACES.to_vec() };
-    store.adopt(&layout).expect("ids that can be");
-    for ((keyspace, key), (value, expire_ms, version)) in content {
-        let value = NewValue::from(&value[..]);
-        let (keyspace, expire_ms, version) = (KeyspaceId(*keyspace), *expire_ms, *version);
-        store.load(&[LoadedEntry { keyspace, key, value, expire_ms, version }], NOW, |_| true);
-    }
-    let start = SnapshotStart { snapshot: 0x0102_0304_0506_0708, shard: 1, shards: 2, ..SnapshotStart::default() };
-    let start = SnapshotStart { base_lsn: 77, last_txid: 5, last_version: 9, wall_ms: 1_000, ..start };
-    store.begin_snapshot(SnapshotStart { database: *b"sixteen bytes...", ..start }).expect("none is running");
-    let mut file = Vec::new();
-    while !matches!(store.snapshot_progress(), SnapshotProgress::Finished(_)) {
-        store.snapshot_slice(limits::SNAPSHOT_SLICE_BYTES);
-        while let Some(block) = store.poll_snapshot_block() {
-            assert_eq!(block.offset, file.len() as u64);
-            assert!(block.buffer.as_slice().as_ptr().addr().is_multiple_of(PAGE_BYTES));
-            file.extend_from_slice(block.buffer.as_slice());
-            store.handle_snapshot_block_written(block);
-        }
-    }
-    file
-}
+use crate::store::KeyspaceId;
 
 fn some() -> Content {
     let mut content = Content::new();
@@ -180,27 +134,6 @@ fn nothing_that_a_file_says_makes_its_reader_panic() {
         file[at / 64 * PAGE_BYTES + at % 64] ^= 1 << (at % 8);
         seal_all(&mut file);
         content_of_anything(&file);
-    }
-}
-
-/// The short form of the fuzz campaign; the long form is in `engine/fuzz`, see README.md.
-#[test]
-fn fuzz_short() {
-    let sound = [file_of(&some()), file_of(&long())];
-    let mut random = crate::random::Random(5);
-    let mut below = |end: usize| (random.next() % end.max(1) as u64) as usize;
-    for round in 0..300 {
-        let mut file = sound[round % 2].clone();
-        for _ in 0..1 + below(6) {
-            // Mostly where a block says what it is.
-            let reach = if below(4) == 0 { PAGE_BYTES } else { 64 };
-            let at = below(file.len()) / PAGE_BYTES * PAGE_BYTES + below(reach);
-            file[at] = below(256) as u8;
-        }
-        if below(4) == 0 {
-            file.truncate(below(file.len()));
-        }
-        fuzz_body(&file);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::log::{Recovery, Refused, Step, Why};
-use crate::random::Random;
 use FsyncPolicy::Always;
 
 /// Three segments: several batches, a value cut over two segments, and files that were used before.
@@ -321,16 +320,5 @@ fn salvage_leaves_out_what_is_damaged_and_nothing_else() {
         let mut damaged = contents.clone();
         damaged[place].2[50] ^= 1;
         assert_eq!(salvage(&world, &damaged).0, all, "batches are found without the header");
-    }
-}
-
-/// The short form of the fuzz campaign; the long form is in `engine/fuzz`, see README.md.
-#[test]
-fn fuzz_short() {
-    for seed in 0..3000 {
-        let mut random = Random(seed);
-        let len = random.next() % 600;
-        let input: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
-        crate::log::fuzz_body::log(&input);
     }
 }

@@ -119,7 +119,6 @@ fn restart(random: &mut Random, world: &mut World, base: Lsn, first: &mut (u64, 
         let last = end.last_lsn.max(base);
         assert!(last >= needed.0, "seed {seed}: {last:?} of {needed:?}");
         assert!(!needed.1 || end.is_sealed && count == world.changes.len(), "seed {seed}");
-        world.changes.truncate(count);
         let interrupted = below(random, 3) == 0;
         if let Tail::Torn(tail) = end.tail {
             assert!(!needed.1);
@@ -160,6 +159,8 @@ fn restart(random: &mut Random, world: &mut World, base: Lsn, first: &mut (u64, 
         for file in world.files.values_mut() {
             file.sync_first(file.writes());
         }
+        // Not before: zeros may make a torn batch whole, if what it lacks was zeros.
+        world.changes.truncate(count);
         let generation = world.start.generation + 1;
         if records_end.is_none() {
             *first = (generation, 1);
