@@ -106,7 +106,7 @@ impl Options {
             clients: if has_owners { random.between(1, 4) } else { 0 },
             sharers: random.between(2, 6),
             keys: [1, 3, 8, 30][random.below(4)],
-            own_keys: [0, 5, 40][random.below(3)],
+            own_keys: [0, 5, 40, 400][random.below(4)],
             weights: std::array::from_fn(|_| [0, 1, 1, 3, 10][random.below(5)]),
             life_ms_max: [50, 500, 20_000][random.below(3)],
             delay_max: [0, 3, 20][random.below(3)],
@@ -125,7 +125,7 @@ impl Options {
             logs,
             fsync: ["always", "everysec", "everysec", "no"][random.below(4)],
             changes_settings: random.one_in(3),
-            flushes: !has_owners && random.one_in(4),
+            flushes: !has_owners && random.one_in(3),
             segment_bytes,
             faults,
             crashes: if has_owners && !logs { 0 } else { crashes },
@@ -138,6 +138,11 @@ impl Options {
     /// Whether keys may go although nobody wants that.
     pub fn evicts(&self) -> bool {
         self.maxmemory > 0 && self.maxmemory < PLENTY
+    }
+
+    /// Whether nothing is ever answered before it is durable.
+    pub fn is_always_durable(&self) -> bool {
+        self.logs && self.fsync == "always" && !self.changes_settings
     }
 
     /// What the process is started with.

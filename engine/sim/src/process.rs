@@ -374,7 +374,7 @@ impl Process {
         let shard = &mut self.shards.shards[index];
         driver.serve(shard.journal(), policy, &mut tools(outside, index));
         shard.set_flushing(driver.is_flushing());
-        if driver.has_failed() && !self.log_lost[index] {
+        if driver.is_in_doubt() && !self.log_lost[index] {
             outside.oracle.note_failed(index as u16);
         }
         if driver.has_failed() && policy == FsyncPolicy::Always && shard.journal().is_poisoned() {
@@ -385,7 +385,7 @@ impl Process {
         let mut writes = driver.judge(shard.journal(), outside.now);
         if self.log_lost[index] {
             writes = Writes::Refused;
-        } else if !driver.has_failed()
+        } else if !driver.is_in_doubt()
             && matches!(self.stage, Stage::Serving | Stage::Stopping { .. } | Stage::Sweeping { counts: true, .. })
         {
             let journal = shard.journal();

@@ -404,7 +404,12 @@ impl World {
     fn judge_start(&mut self) {
         let Some(found) = self.process.as_ref().and_then(|process| process.found.as_ref()) else { return };
         self.is_judged = true;
-        let survival = Survival { content: &found.content, moments: &found.survived };
+        let mut moments = found.survived.clone();
+        if self.options.is_always_durable() {
+            // Nothing is answered before it is durable, nor what was seen of it.
+            moments.fill(u64::MAX);
+        }
+        let survival = Survival { content: &found.content, moments: &moments };
         let judged = self.history.judge(Some(survival), self.options.evicts());
         self.report.judged += judged.operations;
         self.report.undecided += judged.undecided;
@@ -510,8 +515,7 @@ impl World {
             };
             let (answered, sent) = (sum(|client| &client.increments_answered), sum(|client| &client.increments_sent));
             // What was answered may be lost, unless everything was durable before.
-            let is_durable = self.options.logs && self.options.fsync == "always" && !self.options.changes_settings;
-            let may_lose = self.has_lost && !is_durable;
+            let may_lose = self.has_lost && !self.options.is_always_durable();
             let least = if may_lose { 0 } else { answered };
             assert!((least..=sent).contains(&(value as u64)), "shared counter {counter}: {least} <= {value} <= {sent}");
             assert!(

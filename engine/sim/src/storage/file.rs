@@ -15,8 +15,6 @@ pub(crate) struct File {
     /// Not synced, in the order in which they were begun.
     writes: Vec<Unsynced>,
     writes_begun: u64,
-    /// A sync has failed: what was not safe by then never will be, although later syncs find nothing wrong.
-    has_forgotten: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +23,8 @@ struct Unsynced {
     offset: usize,
     bytes: usize,
     is_done: bool,
+    /// A sync of it has failed: it will never be safe, although later syncs find nothing wrong.
+    is_forgotten: bool,
 }
 
 /// What a crash leaves of what was not synced.
@@ -63,7 +63,7 @@ impl File {
         self.seen[offset..end].copy_from_slice(bytes);
         self.writes_begun += 1;
         let number = self.writes_begun;
-        self.writes.push(Unsynced { number, offset, bytes: bytes.len(), is_done: false });
+        self.writes.push(Unsynced { number, offset, bytes: bytes.len(), is_done: false, is_forgotten: false });
         number
     }
 
@@ -87,10 +87,9 @@ impl File {
 
     /// A sync of these writes has succeeded.
     pub fn end_sync(&mut self, writes: &[u64]) {
-        let has_forgotten = self.has_forgotten;
         let (seen, durable) = (&self.seen, &mut self.durable);
         self.writes.retain(|write| {
-            let is_synced = !has_forgotten && writes.contains(&write.number);
+            let is_synced = !write.is_forgotten && writes.contains(&write.number);
             if is_synced {
                 let end = write.offset + write.bytes;
                 if durable.len() < end {
@@ -107,16 +106,20 @@ impl File {
         self.end_sync(&self.begin_sync());
     }
 
+    /// The file is used for something else from now on: what was forgotten of it is of no interest any more.
+    pub fn begin_anew(&mut self) {
+        self.writes.retain(|write| !write.is_forgotten);
+    }
+
     /// A sync has failed.
     pub fn fail_sync(&mut self) {
-        self.has_forgotten = true;
+        self.writes.iter_mut().for_each(|write| write.is_forgotten = true);
     }
 
     pub fn crash(&mut self, crash: Crash, random: &mut Random, counts: &mut CrashCounts) {
         // What a failed sync forgot is decided now: whoever opens the file next reads what it has.
-        let keeps = |write: &Unsynced| crash == Crash::Process && write.is_done && !self.has_forgotten;
+        let keeps = |write: &Unsynced| crash == Crash::Process && write.is_done && !write.is_forgotten;
         let writes: Vec<Unsynced> = self.writes.iter().copied().filter(|write| !keeps(write)).collect();
-        self.has_forgotten = false;
         if crash == Crash::Power {
             self.writes.clear();
         }
@@ -163,7 +166,9 @@ impl File {
         match crash {
             Crash::Power => self.durable.clone_from(&self.seen),
             // What is there now is not safe yet.
-            Crash::Process => self.writes.iter_mut().for_each(|write| write.is_done = true),
+            Crash::Process => {
+                self.writes.iter_mut().for_each(|write| (write.is_done, write.is_forgotten) = (true, false));
+            }
         }
     }
 }

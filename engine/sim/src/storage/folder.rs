@@ -226,6 +226,9 @@ impl Folder {
             self.names.iter().find(|(name, id)| matches!(name, Name::Free(_)) && self.files[id].bytes().len() >= bytes);
         if let Some((&from, &id)) = free {
             self.rename(from, name);
+            if let Some(file) = self.files.get_mut(&id) {
+                file.begin_anew();
+            }
             return (id, true);
         }
         (self.create(name, File::zeros(bytes)), false)

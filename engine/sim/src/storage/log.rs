@@ -140,7 +140,9 @@ impl LogDriver {
     pub fn waits_for(&self) -> String {
         let (writes, has_waiting, has_side) = (self.in_flight.len(), self.waiting.is_some(), self.side.is_some());
         let lane = self.lane;
-        format!(", {writes} writes under way, one waits: {has_waiting}, a sync beside: {has_side}, the next segment: {lane:?}")
+        format!(
+            ", {writes} writes under way, one waits: {has_waiting}, a sync beside: {has_side}, the next segment: {lane:?}"
+        )
     }
 
     /// Whether the journal is asked for writes.
@@ -249,6 +251,11 @@ impl LogDriver {
 
     pub fn has_failed(&self) -> bool {
         self.has_failed
+    }
+
+    /// Something of it has failed, whether the journal knows or not: what was written and not synced may be lost.
+    pub fn is_in_doubt(&self) -> bool {
+        self.has_failed || self.in_flight.iter().any(|write| write.has_ended && write.error.is_some())
     }
 
     /// A write is under way, or waits for its file.
