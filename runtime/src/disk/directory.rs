@@ -342,7 +342,7 @@ impl<D: Disk> Directory<D> {
             }
             snapshots.extend(state.snapshot.map(|id| SnapshotId { id, shard }));
         }
-        self.remove_unclaimed(manifest.generation)?;
+        self.remove_unclaimed_but(manifest.generation, |id| needs(&manifest, id))?;
         let mut written = Vec::new();
         snapshots.retain(|id| !self.snapshots.contains_key(id));
         for id in snapshots {
@@ -379,8 +379,18 @@ impl<D: Disk> Directory<D> {
     /// Removes what processes that got no manifest have left, of generations before this one: it would count as soon as there
     /// is a manifest of a later generation.
     pub fn remove_unclaimed(&mut self, generation: u64) -> Result<(), DiskError> {
+        self.remove_unclaimed_but(generation, |_| false)
+    }
+
+    /// As [`Directory::remove_unclaimed`], but for what the next manifest claims: of a start that needs a snapshot all logs but
+    /// those that have failed since are of the generation before the snapshot's.
+    fn remove_unclaimed_but(
+        &mut self,
+        generation: u64,
+        is_claimed: impl Fn(SegmentId) -> bool,
+    ) -> Result<(), DiskError> {
         let before = self.current.as_ref().map_or(0, |current| current.generation);
-        let is_left = |id: &&SegmentId| id.generation > before && id.generation < generation;
+        let is_left = |id: &&SegmentId| id.generation > before && id.generation < generation && !is_claimed(**id);
         let left: Vec<SegmentId> = self.segments.keys().filter(is_left).copied().collect();
         for id in left {
             self.remove(&self.segment_path(id))?;

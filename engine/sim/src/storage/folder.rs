@@ -247,10 +247,19 @@ impl Folder {
 
     /// Segments that a process has left which got no manifest: they would count as soon as there is one of a later generation.
     pub fn remove_unclaimed(&mut self, generation: u64) {
+        self.remove_unclaimed_but(generation, None);
+    }
+
+    /// As [`Folder::remove_unclaimed`], but for what the next manifest claims.
+    fn remove_unclaimed_but(&mut self, generation: u64, next: Option<&Manifest>) {
         let before = self.manifest.as_ref().map_or(0, |manifest| manifest.generation);
         let is_left =
             |name: &Name| matches!(*name, Name::Segment { generation: of, .. } if of > before && of < generation);
-        let left: Vec<Name> = self.names.keys().copied().filter(is_left).collect();
+        let is_claimed = |name: &Name| match (*name, next) {
+            (Name::Segment { shard, generation, number }, Some(next)) => needs(next, shard, generation, number),
+            _ => false,
+        };
+        let left: Vec<Name> = self.names.keys().copied().filter(is_left).filter(|name| !is_claimed(name)).collect();
         left.into_iter().for_each(|name| self.remove(name));
     }
 }
@@ -303,7 +312,7 @@ impl Switch {
         }
         match step {
             0 => {
-                folder.remove_unclaimed(self.manifest.generation);
+                folder.remove_unclaimed_but(self.manifest.generation, Some(&self.manifest));
                 for (state, shard) in self.manifest.shards.iter().zip(0..) {
                     let snapshot = state.snapshot.and_then(|id| folder.find(Name::Snapshot { id, shard }));
                     if let Some(file) = snapshot.and_then(|id| folder.file(id)) {

@@ -292,6 +292,18 @@ fn what_got_no_manifest_is_removed_before_space_is_needed() {
     assert_eq!(directory.log_of(0).len(), 1);
 }
 
+/// A start with another number of shards: the log of one fails before the snapshot, whose manifest is of a later generation then.
+#[test]
+fn a_switch_keeps_what_its_manifest_claims_of_generations_before() {
+    let sim = Sim::new(1);
+    let mut directory = start(&sim).unwrap();
+    segments(&mut directory, 2, 1).unwrap();
+    snapshots(&mut directory, 1).unwrap();
+    directory.switch(manifest(3, Some(1), (2, 1))).unwrap();
+    let opened = open(&sim.crashed(1)).unwrap();
+    assert_eq!(opened.log_of(0)[0].0, SegmentId { shard: 0, generation: 2, number: 1 });
+}
+
 #[test]
 fn short_reads_and_writes_are_continued() {
     let sim = Sim::new(1);
