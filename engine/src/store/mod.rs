@@ -472,7 +472,8 @@ impl Store {
         true
     }
 
-    /// Writes `bytes` at `offset` of a value, which is created if the key is absent and filled with zeros up to `offset`. Returns the new length. The caller has checked it against the limit.
+    /// Writes `bytes` at `offset` of a value, which is created if the key is absent and filled with zeros up to `offset`. Returns
+    /// the new length. The caller has checked it against the limit.
     pub fn write_at(&mut self, key: Key<'_>, offset: usize, bytes: &[u8], now: Millis) -> usize {
         let place = match self.find_mut(key, now) {
             Some(place) => place,

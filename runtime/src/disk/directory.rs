@@ -93,6 +93,8 @@ pub struct Directory<D: Disk> {
     /// Snapshots that are being written: no manifest names them yet.
     writing: BTreeSet<SnapshotId>,
     last_snapshot: u64,
+    /// Generations that segments were begun of here: those of others that no manifest claims were left by processes before.
+    begun: BTreeSet<u64>,
     free: BTreeMap<u64, u64>,
     next_free: u64,
 }
@@ -134,6 +136,7 @@ impl<D: Disk> Directory<D> {
             snapshots: BTreeMap::new(),
             writing: BTreeSet::new(),
             last_snapshot: 0,
+            begun: BTreeSet::new(),
             free: BTreeMap::new(),
             next_free: 1,
         };
@@ -382,15 +385,16 @@ impl<D: Disk> Directory<D> {
         self.remove_unclaimed_but(generation, |_| false)
     }
 
-    /// As [`Directory::remove_unclaimed`], but for what the next manifest claims: of a start that needs a snapshot all logs but
-    /// those that have failed since are of the generation before the snapshot's.
+    /// As [`Directory::remove_unclaimed`], but for what was begun here and the next manifest claims: of a start that needs a
+    /// snapshot all logs but those that have failed since are of the generation before the snapshot's.
     fn remove_unclaimed_but(
         &mut self,
         generation: u64,
         is_claimed: impl Fn(SegmentId) -> bool,
     ) -> Result<(), DiskError> {
         let before = self.current.as_ref().map_or(0, |current| current.generation);
-        let is_left = |id: &&SegmentId| id.generation > before && id.generation < generation && !is_claimed(**id);
+        let is_kept = |id: SegmentId| self.begun.contains(&id.generation) && is_claimed(id);
+        let is_left = |id: &&SegmentId| id.generation > before && id.generation < generation && !is_kept(**id);
         let left: Vec<SegmentId> = self.segments.keys().filter(is_left).copied().collect();
         for id in left {
             self.remove(&self.segment_path(id))?;
@@ -509,6 +513,7 @@ impl<D: Disk> Directory<D> {
     /// all its blocks, which `fill` fills with zeros. Here is where a full disk shows.
     pub fn begin_segment(&mut self, id: SegmentId, bytes: u64) -> Result<Filling<D::File>, DiskError> {
         assert!(bytes > 0 && bytes.is_multiple_of(4096), "O_DIRECT transfers whole blocks");
+        self.begun.insert(id.generation);
         let fits = self.free.iter().filter(|(_, size)| **size >= bytes).min_by_key(|(_, size)| **size);
         if let Some((&number, &size)) = fits {
             let from = self.path.join(POOL).join(names::free(number));
